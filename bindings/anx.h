@@ -40,7 +40,8 @@ typedef enum anx_status {
 typedef enum anx_dtype { ANX_F32 = 0, ANX_F64 = 1, ANX_I32 = 2, ANX_U8 = 3, ANX_F16 = 4, ANX_BF16 = 5 } anx_dtype;
 
 /* A tensor's layout. PLAIN is row-major [n][h][w][c] of its dtype, the same in every back end: parameters (filters KRSC, that is
- * n=K h=R w=R c=g), vectors (c only), statistics, data sets, counters. ACTIVATION is private to the back end: Go asks for its size
+ * n=K h=R w=R c=g), vectors (c only), statistics, data sets, counters; of those but filters and images only the number of elements is checked. They are
+ * F32 where an op does not say otherwise. ACTIVATION is private to the back end: Go asks for its size
  * with tensor_bytes and reads or writes it with pack and unpack only. */
 typedef enum anx_layout { ANX_PLAIN = 0, ANX_ACTIVATION = 1 } anx_layout;
 
@@ -84,7 +85,7 @@ typedef enum anx_op_kind {
   ANX_GAP_FWD = 5,
 
   /* Softmax cross-entropy of the first slot-valid rows, targets (1-e) onehot + e/C. counters F64 [ANX_COUNTERS] are added to.
-   * Top-k: a row is right if fewer than k logits are greater than the label's, or equal with a lower index; NaN is wrong.
+   * Top-k: a row is right if fewer than k logits are greater than the label's, or equal with a lower index; a row with a NaN is wrong.
    * dlogits = slot scale / valid * (softmax - target), rows beyond valid 0.
    * in: logits [N][1][1][C], y I32 [N]; out: counters, [dlogits]; f[0]: e; slot[0]: valid, slot[1]: scale. */
   ANX_XENT = 6,
@@ -120,7 +121,8 @@ enum { ANX_LOSS_SUM = 0, ANX_TOP1_RIGHT = 1, ANX_TOP5_RIGHT = 2, ANX_SEEN = 3, A
 
 /* One row of the sample table, I32 [8]: image number; source rectangle y, x, height, width in pixels, which may reach outside the
  * image (outside is 0 after normalisation); flip; 2 reserved. A rectangle of X's own size is copied; another is resized bilinearly
- * (half-pixel centres, edge pixels repeated). */
+ * (half-pixel centres, the rectangle's edge pixels repeated: crop, then resize, then flip). Row, image and rectangle are checked when
+ * the program runs, and so are XENT's labels of valid rows: one that does not fit is ANX_INVALID_ARGUMENT. */
 enum { ANX_SAMPLE_IMAGE = 0, ANX_SAMPLE_Y, ANX_SAMPLE_X, ANX_SAMPLE_H, ANX_SAMPLE_W, ANX_SAMPLE_FLIP, ANX_SAMPLE_COLUMNS = 8 };
 
 typedef struct anx_op {
