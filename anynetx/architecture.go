@@ -12,6 +12,13 @@ import (
 // Stages is the number of stages of a body.
 const Stages = 4
 
+// Bounds of a stage. They keep a hostile file's memory small and every count of Complexity inside 63 bits, and are far beyond any
+// published network (RegNetY-128GF is 7392 wide, ResNet-200 36 deep).
+const (
+	MaxDepth = 128
+	MaxWidth = 8192
+)
+
 // Stage is a run of equal residual bottleneck blocks.
 type Stage struct {
 	Depth      int // blocks
@@ -50,10 +57,10 @@ func (a Architecture) String() string {
 func (a Architecture) Validate() error {
 	for i, s := range a {
 		switch {
-		case s.Depth < 1:
-			return fmt.Errorf("stage %d: depth is %d, must be at least 1", i+1, s.Depth)
-		case s.Width < 1:
-			return fmt.Errorf("stage %d: width is %d, must be at least 1", i+1, s.Width)
+		case s.Depth < 1 || s.Depth > MaxDepth:
+			return fmt.Errorf("stage %d: depth is %d, must be 1 to %d", i+1, s.Depth, MaxDepth)
+		case s.Width < 1 || s.Width > MaxWidth:
+			return fmt.Errorf("stage %d: width is %d, must be 1 to %d", i+1, s.Width, MaxWidth)
 		case s.Bottleneck < 1:
 			return fmt.Errorf("stage %d: bottleneck ratio is %d, must be at least 1", i+1, s.Bottleneck)
 		case s.GroupWidth < 1:

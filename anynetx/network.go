@@ -13,12 +13,18 @@ const (
 
 // Setting is what a task adds to an architecture to make it a network.
 type Setting struct {
-	Stem       Stem
-	StemWidth  int
-	Strides    [Stages]int
-	Resolution int // height and width of the input
-	Classes    int
+	Stem       Stem        `json:"stem" yaml:"stem"`
+	StemWidth  int         `json:"stem_width" yaml:"stem_width"`
+	Strides    [Stages]int `json:"strides" yaml:"strides"`
+	Resolution int         `json:"resolution" yaml:"resolution"` // height and width of the input
+	Classes    int         `json:"classes" yaml:"classes"`
 }
+
+// Bounds of a setting.
+const (
+	MaxResolution = 4096
+	MaxClasses    = 1 << 20
+)
 
 // DefaultSetting is the paper's: ImageNet.
 func DefaultSetting() Setting {
@@ -65,6 +71,13 @@ func Build(a Architecture, s Setting) (*Network, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
+	n := work(a, s)
+	n.setNames()
+	return n, nil
+}
+
+// work is Build of a valid architecture and setting without names, which cost more than all the rest.
+func work(a Architecture, s Setting) *Network {
 	n := &Network{Architecture: a, Setting: s}
 	r, stride := 3, 2
 	switch s.Stem {
@@ -73,12 +86,17 @@ func Build(a Architecture, s Setting) (*Network, error) {
 	case ResStemCifar:
 		stride = 1
 	}
-	n.Stem = conv("stem.conv", "stem.bn", s.Resolution, s.Resolution, 3, s.StemWidth, r, stride, 3)
+	n.Stem = conv(s.Resolution, s.Resolution, 3, s.StemWidth, r, stride, 3)
 	h, w, c := n.Stem.P, n.Stem.Q, n.Stem.K
 	if s.Stem == ResStemIN {
 		n.Pool = &Pool{H: h, W: w, C: c, P: out(h, 3, 2), Q: out(w, 3, 2)}
 		h, w = n.Pool.P, n.Pool.Q
 	}
+	blocks := 0
+	for _, stage := range a {
+		blocks += stage.Depth
+	}
+	n.Blocks = make([]Block, 0, blocks)
 	for i, stage := range a {
 		inner := stage.InnerWidth()
 		for j := range stage.Depth {
@@ -86,22 +104,40 @@ func Build(a Architecture, s Setting) (*Network, error) {
 			if j == 0 {
 				stride = s.Strides[i]
 			}
-			name := fmt.Sprintf("s%d.b%d", i+1, j+1)
-			b := Block{Name: name}
-			b.A = conv(name+".f.a", name+".f.a_bn", h, w, c, inner, 1, 1, c)
-			b.B = conv(name+".f.b", name+".f.b_bn", h, w, inner, inner, 3, stride, stage.GroupWidth)
-			b.C = conv(name+".f.c", name+".f.c_bn", b.B.P, b.B.Q, inner, stage.Width, 1, 1, inner)
+			b := Block{A: conv(h, w, c, inner, 1, 1, c)}
+			b.B = conv(h, w, inner, inner, 3, stride, stage.GroupWidth)
+			b.C = conv(b.B.P, b.B.Q, inner, stage.Width, 1, 1, inner)
 			if c != stage.Width || stride != 1 {
-				proj := conv(name+".proj", name+".bn", h, w, c, stage.Width, 1, stride, c)
+				proj := conv(h, w, c, stage.Width, 1, stride, c)
 				b.Proj = &proj
 			}
 			n.Blocks = append(n.Blocks, b)
 			h, w, c = b.C.P, b.C.Q, stage.Width
 		}
 	}
-	n.Head = conv("head.fc", "", 1, 1, c, s.Classes, 1, 1, c)
+	n.Head = conv(1, 1, c, s.Classes, 1, 1, c)
 	n.Head.Bias = true
-	return n, nil
+	return n
+}
+
+// setNames gives every module the name it has in pycls.
+func (n *Network) setNames() {
+	n.Stem.Name, n.Stem.BN = "stem.conv", "stem.bn"
+	n.Head.Name = "head.fc"
+	next := 0
+	for i, stage := range n.Architecture {
+		for j := range stage.Depth {
+			b := &n.Blocks[next]
+			next++
+			b.Name = fmt.Sprintf("s%d.b%d", i+1, j+1)
+			b.A.Name, b.A.BN = b.Name+".f.a", b.Name+".f.a_bn"
+			b.B.Name, b.B.BN = b.Name+".f.b", b.Name+".f.b_bn"
+			b.C.Name, b.C.BN = b.Name+".f.c", b.Name+".f.c_bn"
+			if b.Proj != nil {
+				b.Proj.Name, b.Proj.BN = b.Name+".proj", b.Name+".bn"
+			}
+		}
+	}
 }
 
 // Validate says what is wrong with the setting.
@@ -111,14 +147,14 @@ func (s Setting) Validate() error {
 	default:
 		return fmt.Errorf("stem is %q, must be %s, %s or %s", s.Stem, ResStemIN, SimpleStemIN, ResStemCifar)
 	}
-	if s.StemWidth < 1 {
-		return fmt.Errorf("stem width is %d, must be at least 1", s.StemWidth)
+	if s.StemWidth < 1 || s.StemWidth > MaxWidth {
+		return fmt.Errorf("stem width is %d, must be 1 to %d", s.StemWidth, MaxWidth)
 	}
-	if s.Resolution < 1 || s.Resolution > 4096 {
-		return fmt.Errorf("resolution is %d, must be 1 to 4096", s.Resolution)
+	if s.Resolution < 1 || s.Resolution > MaxResolution {
+		return fmt.Errorf("resolution is %d, must be 1 to %d", s.Resolution, MaxResolution)
 	}
-	if s.Classes < 2 {
-		return fmt.Errorf("classes is %d, must be at least 2", s.Classes)
+	if s.Classes < 2 || s.Classes > MaxClasses {
+		return fmt.Errorf("classes is %d, must be 2 to %d", s.Classes, MaxClasses)
 	}
 	for i, stride := range s.Strides {
 		if stride != 1 && stride != 2 {
@@ -141,8 +177,8 @@ func (n *Network) Convs() []*Conv {
 	return append(list, &n.Head)
 }
 
-func conv(name, bn string, h, w, c, k, r, stride, group int) Conv {
-	return Conv{Name: name, BN: bn, H: h, W: w, C: c, P: out(h, r, stride), Q: out(w, r, stride), K: k, R: r, Stride: stride, GroupWidth: group}
+func conv(h, w, c, k, r, stride, group int) Conv {
+	return Conv{H: h, W: w, C: c, P: out(h, r, stride), Q: out(w, r, stride), K: k, R: r, Stride: stride, GroupWidth: group}
 }
 
 // out is the size of a map behind a filter of size r with padding r/2.
