@@ -1,0 +1,68 @@
+# `make` prints this list. Needed: Go, a C compiler, CMake; scripts/install.sh adds what a verb needs beside them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+export CGO_ENABLED := 1
+export CGO_CFLAGS  ?= -O2 -g
+export CGO_LDFLAGS ?=
+# The commit goes into the program where git can say it.
+vcs := $(shell git rev-parse --verify -q HEAD >/dev/null 2>&1 && echo true || echo false)
+export GOFLAGS := -mod=readonly -trimpath -buildvcs=$(vcs)
+
+jobs := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+STUDY ?= studies/quick.yaml
+OUT   ?= study-$(basename $(notdir $(STUDY)))
+PREFIX ?= /usr/local
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build native
+build: native ## the program and its back ends: bin/anynetx and build/lib
+	@mkdir -p bin
+	go build -o bin/anynetx ./cmd/anynetx
+	@for l in build/lib/libanx_*; do ln -sf "../$$l" bin/; done
+
+native:
+	@scripts/install.sh build
+	@mkdir -p build
+	@cmake -S . -B build -DCMAKE_BUILD_TYPE=RelWithDebInfo >build/configure.log 2>&1 || { cat build/configure.log >&2; exit 1; }
+	cmake --build build --parallel $(jobs)
+
+.PHONY: study
+study: ## train, analyse and report studies/quick.yaml (STUDY=file OUT=folder for another); again: resumes, or is done at once
+	@scripts/install.sh study
+	@$(MAKE) --no-print-directory build
+	bin/anynetx data prepare --study $(STUDY)
+	bin/anynetx study run $(STUDY) --out $(OUT)
+	bin/anynetx analyze $(OUT)
+
+.PHONY: test
+test: ## everything that can be tested without a GPU, with a count of skips and their reasons
+	@scripts/install.sh test
+	@$(MAKE) --no-print-directory build lint build/venv
+	ANX_READERS_PYTHON=$(CURDIR)/build/venv/bin/python go test -count=1 -json ./... | go run ./scripts/testsummary
+
+# Readers of our Parquet files, for tests only.
+build/venv: scripts/readers.txt
+	@rm -rf $@
+	python3 -m venv $@
+	$@/bin/pip install --quiet --disable-pip-version-check --retries 5 -r $<
+	@touch $@
+
+.PHONY: lint fmt
+lint: ## gofmt and go vet
+	@bad=$$(git ls-files -co --exclude-standard '*.go' | xargs -r gofmt -l); [ -z "$$bad" ] || { echo "not gofmt-clean (run make fmt): $$bad" >&2; exit 1; }
+	go vet ./...
+fmt: ## gofmt every Go file
+	git ls-files -co --exclude-standard '*.go' | xargs -r gofmt -w
+
+.PHONY: install clean
+install: build ## copy program and libraries to PREFIX (/usr/local)
+	install -D -t $(DESTDIR)$(PREFIX)/bin bin/anynetx
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib build/lib/libanx_*
+clean: ## remove what was built; studies stay
+	rm -rf bin build

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/urfave/cli/v2"
+
+	"anynetx/bindings"
+)
+
+func devicesCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "devices",
+		Usage:       "the devices that networks can be trained on",
+		Description: "Example:\n\nanynetx devices --json\n\nID is what --devices of `anynetx study run` takes.",
+		Flags:       []cli.Flag{&cli.BoolFlag{Name: "json", Usage: "an array on standard output"}},
+		Action:      devices,
+	}
+}
+
+type deviceJSON struct {
+	ID          string `json:"id"`
+	BackEnd     string `json:"back_end"`
+	Name        string `json:"name"`
+	Model       string `json:"model"`
+	ISA         string `json:"isa"`
+	Units       int    `json:"units"`
+	MemoryBytes int64  `json:"memory_bytes"`
+}
+
+// listDevices asks every back end that is built; problems are of back ends that are there and do not answer.
+func listDevices() (list []deviceJSON, problems []error) {
+	list = []deviceJSON{}
+	for _, name := range backEnds() {
+		library, err := bindings.Load(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		var found []bindings.DeviceInfo
+		if err == nil {
+			found, err = library.Devices()
+		}
+		if err != nil {
+			problems = append(problems, err)
+		}
+		for i, d := range found {
+			list = append(list, deviceJSON{fmt.Sprintf("%s:%d", name, i), name, d.Name, d.Model, d.ISA, d.Units, d.MemoryBytes})
+		}
+	}
+	return list, problems
+}
+
+func devices(c *cli.Context) error {
+	list, problems := listDevices()
+	for _, err := range problems {
+		fmt.Fprintf(c.App.ErrWriter, "anynetx: %v\n", err)
+	}
+	if len(list) == 0 {
+		if len(problems) > 0 {
+			return errReported
+		}
+		return fmt.Errorf("no back end is built: run `make build`, or set ANX_LIBRARY_DIR to the directory of libanx_cpu.so")
+	}
+	if c.Bool("json") {
+		return writeJSON(c.App.Writer, list)
+	}
+	g := newGrid("id", "name", "model", "instruction set", ">units", ">memory")
+	for _, d := range list {
+		g.row(d.ID, d.Name, d.Model, d.ISA, d.Units, bytesText(d.MemoryBytes))
+	}
+	return g.print(c.App.Writer)
+}
