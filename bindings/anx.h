@@ -40,9 +40,9 @@ typedef enum anx_status {
 typedef enum anx_dtype { ANX_F32 = 0, ANX_F64 = 1, ANX_I32 = 2, ANX_U8 = 3, ANX_F16 = 4, ANX_BF16 = 5 } anx_dtype;
 
 /* A tensor's layout. PLAIN is row-major [n][h][w][c] of its dtype, the same in every back end: parameters (filters KRSC, that is
- * n=K h=R w=R c=g), vectors (c only), statistics, data sets, counters; of those but filters and images only the number of elements is checked. They are
- * F32 where an op does not say otherwise. ACTIVATION is private to the back end: Go asks for its size
- * with tensor_bytes and reads or writes it with pack and unpack only. */
+ * n=K h=R w=R c=g), vectors (c only), statistics, data sets, counters; F32 where an op does not say otherwise. Of those but filters and images only the
+ * number of elements is checked. ACTIVATION is private to the back end: Go asks for its size with tensor_bytes and reads or writes it
+ * with pack and unpack only. */
 typedef enum anx_layout { ANX_PLAIN = 0, ANX_ACTIVATION = 1 } anx_layout;
 
 enum { ANX_TRANSIENT = 1 }; /* tensor flag: nobody but the program's own ops reads it, a back end that fuses them need not write it */
@@ -57,6 +57,7 @@ typedef struct anx_tensor {
 } anx_tensor;
 
 /* The ops. in[] and out[] name tensors by number, -1 where an optional one (in brackets) is absent; slot[] names scalars of program_run.
+ * No output overlaps an input or another output, but where an op says so. ReLU(x) = x < 0 ? 0 : x, so that a NaN stays one.
  * s,t: per-channel affine of a batch norm, so that act(T) = ReLU(s T + t). al,be,de: per-channel coefficients that turn the masked
  * gradient G at the batch norm's output and the raw convolution output T into the gradient at its input: al G + be T + de. */
 typedef enum anx_op_kind {
