@@ -46,6 +46,16 @@ test: ## everything that can be tested without a GPU, with a count of skips and 
 	@$(MAKE) --no-print-directory build lint build/venv
 	ANX_READERS_PYTHON=$(CURDIR)/build/venv/bin/python go test -count=1 -json ./... | go run ./scripts/testsummary
 
+.PHONY: sanitize fuzz
+FUZZ_SECONDS ?= 30
+sanitize: ## the tests of native code with AddressSanitizer and UndefinedBehaviorSanitizer
+	@cmake -S . -B build/sanitize -DANX_SANITIZE=address,undefined >build/sanitize.log 2>&1 || { cat build/sanitize.log >&2; exit 1; }
+	cmake --build build/sanitize --parallel $(jobs)
+	ANX_LIBRARY_DIR=$(CURDIR)/build/sanitize/lib scripts/under-sanitizer.sh ./bindings ./engine | go run ./scripts/testsummary
+
+fuzz: ## every fuzz target for FUZZ_SECONDS (30)
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
 # Readers of our Parquet files, for tests only.
 build/venv: scripts/readers.txt
 	@rm -rf $@

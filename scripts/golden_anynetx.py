@@ -147,6 +147,16 @@ def parameters(stages, setting):
     return out
 
 
+def initial(seed, name, deviation, count):
+    """The first values of a parameter drawn from a normal law: Box-Muller on pairs of multiples of 2^-53."""
+    key = stream_key(number(stream_key(seed, "init"), 0), "initial value", name)
+    out = []
+    for i in range(count):
+        u, angle = ((number(key, 2 * i + k) >> 11) / (1 << 53) for k in range(2))
+        out.append(deviation * math.sqrt(-2 * math.log(1 - u)) * math.cos(2 * math.pi * angle))
+    return out
+
+
 # ---- the golden files
 
 IMAGENET = {"stem": "res_stem_in", "stem_width": 32, "strides": [1, 2, 2, 2], "resolution": 224, "classes": 1000}
@@ -262,12 +272,15 @@ def small_networks():
 
 def files():
     laws = {f"{low} {high} {q}": [f"{t:016x}" for t in log_uniform(low, high, q)[1]]
-            for low, high, q in [(1, 16, 1), (8, 1024, 8), (3, 12, 3), (2, 8, 1), (5, 5, 5), (64, 96, 16), (7, 4096 // 7 * 7, 7)]}
+            for low, high, q in [(1, 16, 1), (8, 1024, 8), (3, 12, 3), (2, 8, 1), (5, 5, 5), (64, 96, 16), (30, 48, 3), (7, 4095, 7)]}  # 30 48 3: log(4/3)/log(16/9) is 1/2
     names_of = {"stages": [[1, 16, 1, 8], [2, 48, 2, 3], [1, 48, 4, 12], [1, 40, 1, 1]], "setting": SMALL}
     return {
         "complexity.json": {"published": published(), "small": small_networks()},
         "laws.json": laws,
-        "parameters.json": dict(names_of, state=parameters(names_of["stages"], names_of["setting"])),
+        "parameters.json": dict(names_of, state=parameters(names_of["stages"], names_of["setting"]),
+                                initial_seed=5, initial={"stem.conv.weight": initial(5, "stem.conv.weight", math.sqrt(2 / (9 * 16)), 6),
+                                                         "s2.b1.f.b.weight": initial(5, "s2.b1.f.b.weight", math.sqrt(2 / (9 * 24)), 6),
+                                                         "head.fc.weight": initial(5, "head.fc.weight", 0.01, 6)}),
         "population.json": {"spaces": {name: s["yaml"] for name, s in SPACES.items()},
                             "populations": [population("paper", 1, 40, 8), population("paper", MASK, 10, 3),
                                             population("small", 7, 40, 12)]},

@@ -9,6 +9,7 @@ say() { printf 'install: %s\n' "$*" >&2; }
 
 goal=${1:?"say for what: build, study or test"}
 packages=()
+fashion=/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz # of the package dataset-fashion-mnist
 need() { # need COMMAND PACKAGE: the package, unless the command is there
   command -v "$1" >/dev/null || packages+=("$2")
 }
@@ -16,14 +17,16 @@ need() { # need COMMAND PACKAGE: the package, unless the command is there
 need cmake cmake
 command -v cc >/dev/null || command -v gcc >/dev/null || packages+=(gcc libc6-dev)
 need git git
+need make make
 case $goal in
 build) ;;
 study)
-  [ -e /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz ] || packages+=(dataset-fashion-mnist)
+  [ -e "$fashion" ] || packages+=(dataset-fashion-mnist)
   ;;
 test)
   need python3 python3
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
+  [ -e "$fashion" ] || packages+=(dataset-fashion-mnist)
   ;;
 *)
   say "no such goal: $goal (build, study or test)"
