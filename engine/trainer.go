@@ -1,0 +1,454 @@
+package engine
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"anynetx/anynetx"
+	"anynetx/bindings"
+	"anynetx/datasets"
+	"anynetx/random"
+)
+
+// Config is everything a run's bits depend on beside its data, the device model and the library.
+type Config struct {
+	Network *anynetx.Network
+	Recipe  Recipe
+	Epochs  int // the run ends behind epoch Epochs-1
+	// StartEpoch is the epoch a continued run starts with (ContinueFrom); 0 for all others.
+	StartEpoch int
+	// ScheduleEpochs is the length of the learning rate's schedule; 0: Epochs.
+	ScheduleEpochs int
+	DType          string // "fp32"
+	Seed           uint64
+	Dataset        string // names the streams, so that runs on different sets differ in every number
+	Replicate      int
+}
+
+// Position is how far a run is: Step steps of Epoch are done.
+type Position struct{ Epoch, Step, StepsPerEpoch, Epochs int }
+
+// EpochResult is what an epoch brought. Training figures are those of the batches as they were trained on, errors are in percent.
+type EpochResult struct {
+	Epoch                                        int
+	LearningRate                                 float64
+	TrainLoss, TrainTop1ErrPct, TrainTop5ErrPct  float64
+	TestLoss, TestTop1ErrPct, TestTop5ErrPct     float64
+	TrainImages, PreciseBNImages, TestImagesSeen int
+}
+
+// ErrDiverged marks a run whose loss or gradients are no longer numbers.
+var ErrDiverged = errors.New("training diverged")
+
+// DivergedError says when a run diverged; errors.Is(err, ErrDiverged). It is looked for every 100 steps and at the end of an epoch, so
+// Epoch and Step are a function of the run's inputs.
+type DivergedError struct {
+	Epoch, Step int
+	Reason      string
+}
+
+func (e *DivergedError) Error() string {
+	return fmt.Sprintf("%v: %s by step %d of epoch %d; a lower learning rate or a longer warm-up may help", ErrDiverged, e.Reason, e.Step, e.Epoch)
+}
+
+func (e *DivergedError) Is(target error) bool { return target == ErrDiverged }
+
+const stepsBetweenChecks = 100
+
+// Trainer is one run on a device. Like its context it is used by one goroutine at a time.
+type Trainer struct {
+	ctx      *bindings.Context
+	config   Config
+	data     *Data
+	layout   *layout
+	memory   Memory
+	state    *bindings.Buffer
+	arena    *bindings.Buffer
+	samples  *bindings.Buffer
+	programs [3]*bindings.Program // by mode
+	test     source
+	slots    [slots]float64
+
+	ready       bool // the state has been initialized or read
+	epoch, step int
+	steps       int // of an epoch
+
+	table       []int32 // kept for its memory
+	tableStream string  // which table lies in the sample buffer; "" for none
+	tableEpoch  int
+
+	native time.Duration
+}
+
+// validate checks what needs no data.
+func (c *Config) validate(ctx *bindings.Context) error {
+	if c.Network == nil {
+		return errors.New("a trainer needs a network: build one with anynetx.Build")
+	}
+	if err := c.Recipe.Validate(); err != nil {
+		return err
+	}
+	if err := c.Recipe.Augmentation.Validate(c.Network.Setting.Resolution); err != nil {
+		return err
+	}
+	if c.DType != "fp32" {
+		return anynetx.Inputf("dtype is %q; this version trains in fp32 only", c.DType)
+	}
+	if c.StartEpoch < 0 || c.Epochs <= c.StartEpoch {
+		return anynetx.Inputf("epochs is %d and the run starts with epoch %d; give more epochs than that", c.Epochs, c.StartEpoch)
+	}
+	if c.ScheduleEpochs != 0 && c.ScheduleEpochs < c.Epochs {
+		return anynetx.Inputf("the schedule has %d epochs and the run goes to epoch %d; give a schedule at least as long", c.ScheduleEpochs, c.Epochs)
+	}
+	if v := max(1, ctx.Info().VectorImages); c.Recipe.Batch%v != 0 {
+		return anynetx.Inputf("batch is %d; on %s it must be a multiple of %d", c.Recipe.Batch, ctx.Info().Name, v)
+	}
+	return nil
+}
+
+// lowerAll lowers the three programs and plans their common arena.
+func lowerAll(ctx *bindings.Context, c Config, l *layout, train, test source, options planOptions) ([]*program, int64, error) {
+	var programs []*program
+	for _, m := range []mode{trainMode, statisticsMode, evaluateMode} {
+		src := train
+		if m == evaluateMode {
+			src = test
+		}
+		programs = append(programs, lower(c.Network, c.Recipe, l, src, m))
+	}
+	bytes, err := plan(ctx, programs, l, options)
+	return programs, bytes, err
+}
+
+// PlanMemory tells what a run will take beside the data set, without taking it.
+func PlanMemory(ctx *bindings.Context, c Config) (Memory, error) {
+	if err := c.validate(ctx); err != nil {
+		return Memory{}, err
+	}
+	l := newLayout(c.Network)
+	size := c.Network.Setting.Resolution // any set will do: what it takes is not counted here
+	train, test, _ := placeData(size, size, 3, c.Recipe.Batch, c.Recipe.Batch)
+	placeSamples(&train, &test, c.Recipe.Batch)
+	programs, arena, err := lowerAll(ctx, c, l, train, test, planOptions{})
+	if err != nil {
+		return Memory{}, err
+	}
+	return memoryOf(ctx, l, arena, programs)
+}
+
+func memoryOf(ctx *bindings.Context, l *layout, arena int64, programs []*program) (Memory, error) {
+	m := Memory{StateBytes: l.bytes, ArenaBytes: arena}
+	for _, p := range programs {
+		bytes, err := ctx.Workspace(p.desc())
+		if err != nil {
+			return Memory{}, fmt.Errorf("workspace of the %s program: %w", p.mode, err)
+		}
+		m.WorkspaceBytes += bytes
+	}
+	return m, nil
+}
+
+// NewTrainer makes the programs and memory of a run. Then Initialize, InitializeFrom, ContinueFrom or ReadCheckpoint. Close it when done.
+func NewTrainer(ctx *bindings.Context, c Config, data *Data) (*Trainer, error) {
+	return newTrainer(ctx, c, data, planOptions{})
+}
+
+func newTrainer(ctx *bindings.Context, c Config, data *Data, options planOptions) (*Trainer, error) {
+	if err := c.validate(ctx); err != nil {
+		return nil, err
+	}
+	images := len(data.set.Train.Labels)
+	if images < c.Recipe.Batch {
+		return nil, anynetx.Inputf("data set %s has %d training images, fewer than a batch of %d; give a smaller batch", data.set.Name, images, c.Recipe.Batch)
+	}
+	if classes := c.Network.Setting.Classes; classes != len(data.set.Classes) {
+		return nil, anynetx.Inputf("data set %s has %d classes and the network %d; set the task's classes to the set's", data.set.Name, len(data.set.Classes), classes)
+	}
+	t := &Trainer{ctx: ctx, config: c, data: data, layout: newLayout(c.Network), epoch: c.StartEpoch, steps: images / c.Recipe.Batch, test: data.test}
+	train := data.train
+	sampleBytes := placeSamples(&train, &t.test, c.Recipe.Batch)
+	programs, arena, err := lowerAll(ctx, c, t.layout, train, t.test, options)
+	if err != nil {
+		return nil, err
+	}
+	if t.memory, err = memoryOf(ctx, t.layout, arena, programs); err != nil {
+		return nil, err
+	}
+	for _, b := range []struct {
+		buffer **bindings.Buffer
+		name   string
+		bytes  int64
+	}{{&t.state, "state", t.layout.bytes}, {&t.arena, "arena", arena}, {&t.samples, "sample tables", sampleBytes}} {
+		if *b.buffer, err = ctx.NewBuffer(b.bytes); err != nil {
+			t.Close()
+			return nil, fmt.Errorf("room for the %s, %d bytes: %w", b.name, b.bytes, err)
+		}
+	}
+	for _, p := range programs {
+		if t.programs[p.mode], err = ctx.NewProgram(p.desc(), []*bindings.Buffer{t.state, t.arena, data.buffer, t.samples}); err != nil {
+			t.Close()
+			return nil, fmt.Errorf("the %s program: %w", p.mode, err)
+		}
+	}
+	t.slots[slotScale], t.slots[slotUnscale] = 1, 1
+	if err := t.writeTestTable(); err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// writeTestTable fills the last batch up with the first row; xent does not count those.
+func (t *Trainer) writeTestTable() error {
+	table := datasets.TestTable(t.data.set, t.config.Recipe.Augmentation, t.config.Network.Setting.Resolution)
+	for len(table) < t.test.samples.Elements() {
+		table = append(table, table[:bindings.SampleColumns]...)
+	}
+	return t.samples.Write(int64(t.test.samples.Offset), bindings.Bytes(table))
+}
+
+// Close frees what the run holds on the device. Closing twice does nothing.
+func (t *Trainer) Close() {
+	for _, p := range t.programs {
+		if p != nil {
+			p.Close()
+		}
+	}
+	for _, b := range []*bindings.Buffer{t.state, t.arena, t.samples} {
+		if b != nil {
+			b.Close()
+		}
+	}
+}
+
+// Memory is what PlanMemory said.
+func (t *Trainer) Memory() Memory { return t.memory }
+
+// Position is how far the run is.
+func (t *Trainer) Position() Position {
+	return Position{Epoch: t.epoch, Step: t.step, StepsPerEpoch: t.steps, Epochs: t.config.Epochs}
+}
+
+// NativeTime is the time spent in native code since the trainer was made.
+func (t *Trainer) NativeTime() time.Duration { return t.native }
+
+// LearningRate is that of the epoch in turn.
+func (t *Trainer) LearningRate() float64 {
+	epochs := t.config.ScheduleEpochs
+	if epochs == 0 {
+		epochs = t.config.Epochs
+	}
+	return t.config.Recipe.Rate(t.epoch, epochs)
+}
+
+// stream names a sequence of random numbers of this run.
+func (t *Trainer) stream(name string) random.Stream {
+	return random.New(t.config.Seed, name, t.config.Dataset, t.config.Network.Architecture.ID(), t.config.Replicate)
+}
+
+// run is one pass through a program: the only native call of a step.
+func (t *Trainer) run(m mode) error {
+	start := time.Now()
+	err := t.programs[m].Run(t.slots[:])
+	t.native += time.Since(start)
+	if err != nil {
+		return fmt.Errorf("%s program, epoch %d, step %d: %w", m, t.epoch, t.step, err)
+	}
+	return nil
+}
+
+// useTable puts the sample table of an epoch into the sample buffer, unless it lies there.
+func (t *Trainer) useTable(stream string) error {
+	if t.tableStream == stream && t.tableEpoch == t.epoch {
+		return nil
+	}
+	t.tableStream = ""
+	t.table = datasets.AppendTrainTable(t.table[:0], t.data.set, t.config.Recipe.Augmentation, t.config.Network.Setting.Resolution, t.stream(stream), t.epoch)
+	start := time.Now()
+	err := t.samples.Write(0, bindings.Bytes(t.table))
+	t.native += time.Since(start)
+	if err != nil {
+		return fmt.Errorf("sample table of epoch %d: %w", t.epoch, err)
+	}
+	t.tableStream, t.tableEpoch = stream, t.epoch
+	return nil
+}
+
+// The streams that draw order and augmentation of an epoch.
+const (
+	trainingStream = "train"
+	preciseStream  = "precise batch norm"
+)
+
+// Step trains on the next batch. Every batch is full: what is left of an epoch's order behind the last full one is not used.
+func (t *Trainer) Step() error {
+	switch {
+	case !t.ready:
+		return errors.New("the trainer has no weights yet: call Initialize or ReadCheckpoint first")
+	case t.epoch >= t.config.Epochs:
+		return fmt.Errorf("all %d epochs are done: there is no step left", t.config.Epochs)
+	case t.step >= t.steps:
+		return fmt.Errorf("all %d steps of epoch %d are done: call EndEpoch", t.steps, t.epoch)
+	}
+	if err := t.useTable(trainingStream); err != nil {
+		return err
+	}
+	r := &t.config.Recipe
+	t.slots[slotFirstRow] = float64(t.step * r.Batch)
+	t.slots[slotBNMomentum] = r.BNMomentum
+	t.slots[slotValid] = float64(r.Batch)
+	t.slots[slotRate] = t.LearningRate()
+	if err := t.run(trainMode); err != nil {
+		return err
+	}
+	t.step++
+	if t.step%stepsBetweenChecks == 0 && t.step < t.steps {
+		_, err := t.readCounters(t.layout.training)
+		return err
+	}
+	return nil
+}
+
+// EndEpoch finishes an epoch whose steps are done: precise batch-norm statistics if the recipe wants them, then the test pass. The run
+// then stands at the start of the next epoch.
+func (t *Trainer) EndEpoch() (EpochResult, error) {
+	if !t.ready || t.step < t.steps {
+		return EpochResult{}, fmt.Errorf("%d of %d steps of epoch %d are done: call Step until all are", t.step, t.steps, t.epoch)
+	}
+	result := EpochResult{Epoch: t.epoch, LearningRate: t.LearningRate()}
+	training, err := t.readCounters(t.layout.training)
+	if err != nil {
+		return EpochResult{}, err
+	}
+	result.TrainLoss, result.TrainTop1ErrPct, result.TrainTop5ErrPct, result.TrainImages = training.figures()
+	if result.PreciseBNImages, err = t.preciseStatistics(); err != nil {
+		return EpochResult{}, err
+	}
+	if result.TestLoss, result.TestTop1ErrPct, result.TestTop5ErrPct, result.TestImagesSeen, err = t.evaluate(); err != nil {
+		return EpochResult{}, err
+	}
+	if err := t.write(t.layout.training, make([]byte, 8*bindings.Counters)); err != nil {
+		return EpochResult{}, err
+	}
+	t.epoch++
+	t.step = 0
+	return result, nil
+}
+
+// preciseStatistics makes the running statistics the mean over batches of freshly drawn training images, under fixed weights.
+func (t *Trainer) preciseStatistics() (images int, err error) {
+	batch := t.config.Recipe.Batch
+	if t.config.Recipe.PreciseBNImages == 0 {
+		return 0, nil
+	}
+	if err := t.useTable(preciseStream); err != nil {
+		return 0, err
+	}
+	batches := min(max(1, t.config.Recipe.PreciseBNImages/batch), t.steps)
+	for i := range batches {
+		t.slots[slotFirstRow] = float64(i * batch)
+		t.slots[slotBNMomentum] = 1 / float64(i+1)
+		if err := t.run(statisticsMode); err != nil {
+			return 0, err
+		}
+	}
+	return batches * batch, nil
+}
+
+// evaluate is a pass over the test images.
+func (t *Trainer) evaluate() (loss, top1, top5 float64, images int, err error) {
+	if err = t.write(t.layout.testing, make([]byte, 8*bindings.Counters)); err != nil {
+		return
+	}
+	batch := t.config.Recipe.Batch
+	for first, count := 0, len(t.data.set.Test.Labels); first < count; first += batch {
+		t.slots[slotFirstRow] = float64(first)
+		t.slots[slotValid] = float64(min(batch, count-first))
+		if err = t.run(evaluateMode); err != nil {
+			return
+		}
+	}
+	c, err := t.readCounters(t.layout.testing)
+	if err != nil {
+		return
+	}
+	loss, top1, top5, images = c.figures()
+	return
+}
+
+// counters are those of an epoch or a test pass, by the places named in package bindings.
+type counters [bindings.Counters]float64
+
+func (c counters) figures() (loss, top1, top5 float64, images int) {
+	seen := c[bindings.Seen]
+	return c[bindings.LossSum] / seen, 100 * (seen - c[bindings.Top1Right]) / seen, 100 * (seen - c[bindings.Top5Right]) / seen, int(seen)
+}
+
+// readCounters reads counters and looks for divergence.
+func (t *Trainer) readCounters(offset int64) (counters, error) {
+	var c counters
+	if err := t.read(offset, bindings.Bytes(c[:])); err != nil {
+		return c, err
+	}
+	reason := ""
+	switch loss := c[bindings.LossSum]; {
+	case c[bindings.NonFinite] != 0:
+		reason = fmt.Sprintf("%.0f values of gradients were not finite", c[bindings.NonFinite])
+	case math.IsNaN(loss) || math.IsInf(loss, 0):
+		reason = fmt.Sprintf("the loss was %v", loss)
+		if offset == t.layout.testing {
+			reason = fmt.Sprintf("the test loss was %v", loss)
+		}
+	default:
+		return c, nil
+	}
+	return c, &DivergedError{Epoch: t.epoch, Step: t.step, Reason: reason}
+}
+
+// read and write move bytes of the state.
+func (t *Trainer) read(offset int64, data []byte) error {
+	start := time.Now()
+	err := t.state.Read(offset, data)
+	t.native += time.Since(start)
+	if err != nil {
+		return fmt.Errorf("read the state, epoch %d, step %d: %w", t.epoch, t.step, err)
+	}
+	return nil
+}
+
+func (t *Trainer) write(offset int64, data []byte) error {
+	start := time.Now()
+	err := t.state.Write(offset, data)
+	t.native += time.Since(start)
+	if err != nil {
+		return fmt.Errorf("write the state, epoch %d, step %d: %w", t.epoch, t.step, err)
+	}
+	return nil
+}
+
+// configSHA256 names what a checkpoint's bits depend on.
+func (t *Trainer) configSHA256() (string, error) {
+	c := t.config
+	text, err := json.Marshal(struct {
+		Form                               int
+		Architecture                       string
+		Setting                            anynetx.Setting
+		Recipe                             Recipe
+		Epochs, StartEpoch, ScheduleEpochs int
+		DType                              string
+		Seed                               uint64
+		Dataset                            string
+		Replicate                          int
+		Data                               string
+	}{1, c.Network.Architecture.String(), c.Network.Setting, c.Recipe, c.Epochs, c.StartEpoch, c.ScheduleEpochs, c.DType, c.Seed, c.Dataset, c.Replicate, t.data.digest})
+	if err != nil {
+		return "", fmt.Errorf("name the configuration: %w", err)
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:]), nil
+}
