@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -25,31 +24,11 @@ func Open(name, dir string) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	if found.packed != "" {
-		set, _, err := readPacked(found.packed)
-		if err == nil {
-			set.Name = name
-		}
-		return set, err
-	}
-	contents := make([][]byte, len(found.paths))
-	for i, path := range found.paths {
-		f := found.spec.Files[i]
-		content, err := readContent(path, f.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		if sum := sha256.Sum256(content); f.SHA256 != "" && hex.EncodeToString(sum[:]) != f.SHA256 {
-			// The decoder's complaint, if it has one, says more than two checksums do.
-			if _, err := decode(found.spec, found.paths[:i+1], append(contents[:i:i], content)); err != nil && !errors.Is(err, errIncomplete) {
-				return nil, err
-			}
-			return nil, anynetx.Inputf("%s: the content is not %s's: SHA-256 %x, on record is %s; fetch the file again", path, name, sum, f.SHA256)
-		}
-		contents[i] = content
-	}
-	return decode(found.spec, found.paths, contents)
+	set, _, _, err := found.read()
+	return set, err
 }
+
+const formatPacked = "packed" // of Spec.Format: a set that was prepared
 
 // place is where a data set was found: its files in the order of the spec, or one packed file.
 type place struct {
@@ -59,62 +38,69 @@ type place struct {
 	packed string
 }
 
-// find looks through the folders a data set may lie in, and takes the first that holds any of its files.
+// find looks through the folders a data set may lie in, and takes the first that holds all of its files.
 func find(name, dir string) (place, error) {
 	if !nameRule.MatchString(name) {
 		return place{}, anynetx.Inputf("%q cannot be the name of a data set: small letters, digits, dots and dashes, beginning with a letter or digit", name)
 	}
 	spec, known := builtIn(name)
-	folders := []string{filepath.Join(dir, name), filepath.Clean(dir)}
-	if spec.Archive != nil {
-		folders = append(folders, filepath.Join(dir, name, spec.Archive.Folder), filepath.Join(dir, spec.Archive.Folder))
+	if !known {
+		spec = Spec{Name: name, Format: formatPacked}
 	}
-	if spec.Package != nil {
-		folders = append(folders, spec.Package.Folder)
+	return spec.find(dir)
+}
+
+func (s Spec) find(dir string) (place, error) {
+	folders := []string{filepath.Join(dir, s.Name), filepath.Clean(dir)}
+	if s.Archive != nil {
+		folders = append(folders, filepath.Join(dir, s.Name, s.Archive.Folder), filepath.Join(dir, s.Archive.Folder))
+	}
+	if s.Package != nil {
+		folders = append(folders, s.Package.Folder)
 	}
 	var notes []string
 	for _, folder := range folders {
-		packed := filepath.Join(folder, name+PackedSuffix)
-		if ok, err := present(packed); err != nil {
-			return place{}, err
-		} else if ok {
-			return place{spec: spec, folder: folder, packed: packed}, nil
-		}
-		if !known {
-			if ok, err := present(filepath.Join(folder, "train")); err == nil && ok && folder != filepath.Clean(dir) {
-				notes = append(notes, fmt.Sprintf("%s is an image folder: it must be prepared first (anynetx data prepare)", folder))
+		if s.Format == formatPacked {
+			packed := filepath.Join(folder, s.Name+PackedSuffix)
+			if ok, err := present(packed); err != nil {
+				return place{}, err
+			} else if ok {
+				return place{spec: s, folder: folder, packed: packed}, nil
 			}
 			continue
 		}
-		paths, missing, err := spec.locate(folder)
+		paths, missing, err := s.locate(folder)
 		if err != nil {
 			return place{}, err
 		}
 		if len(missing) == 0 {
-			return place{spec: spec, folder: folder, paths: paths}, nil
+			return place{spec: s, folder: folder, paths: paths}, nil
 		}
-		if len(missing) < len(spec.Files) {
+		if len(missing) < len(s.Files) {
 			notes = append(notes, fmt.Sprintf("%s lacks %s", folder, strings.Join(missing, ", ")))
 		}
-		if spec.Archive != nil {
-			archive := filepath.Join(folder, spec.Archive.Name)
+		if s.Archive != nil {
+			archive := filepath.Join(folder, s.Archive.Name)
 			if ok, err := present(archive); err == nil && ok {
 				notes = append(notes, fmt.Sprintf("%s must be unpacked: tar xzf %s -C %s", archive, archive, folder))
 			}
 		}
 	}
-	text := fmt.Sprintf("data set %s was not found; looked in %s", name, strings.Join(folders, ", "))
-	if len(notes) > 0 {
-		text += ". But " + strings.Join(notes, "; ")
-	}
-	if known {
-		text += ". " + spec.howToGet(filepath.Join(dir, name))
-	} else {
-		var names []string
-		for _, s := range List() {
-			names = append(names, s.Name)
+	text := fmt.Sprintf("data set %s was not found; looked in %s", s.Name, strings.Join(folders, ", "))
+	if s.Format == formatPacked {
+		if ok, err := present(filepath.Join(folders[0], "train")); err == nil && ok {
+			notes = append(notes, fmt.Sprintf("%s is an image folder, which must be prepared first", folders[0]))
 		}
-		text += fmt.Sprintf(" for %s. Built in are %s; an image folder becomes a data set by preparing it", name+PackedSuffix, strings.Join(names, ", "))
+		var names []string
+		for _, b := range List() {
+			names = append(names, b.Name)
+		}
+		text += fmt.Sprintf(" for %s. Built in are %s; an image folder becomes a data set by preparing it", s.Name+PackedSuffix, strings.Join(names, ", "))
+	} else {
+		text += ". " + s.howToGet(filepath.Join(dir, s.Name))
+	}
+	if len(notes) > 0 {
+		text += ". Note: " + strings.Join(notes, "; ")
 	}
 	return place{}, anynetx.Inputf("%s", text)
 }
@@ -173,6 +159,67 @@ func (s Spec) howToGet(folder string) string {
 	return "To get it: " + strings.Join(ways, "; or ")
 }
 
+// read reads all files of a place and holds them against what is on record. It goes on after a bad one, so that the error names them all;
+// files has an entry for each in any case.
+func (p place) read() (set *Set, m packedManifest, files []FileInfo, err error) {
+	if p.packed != "" {
+		info := FileInfo{Path: p.packed, Verdict: OwnCRC}
+		if stat, err := os.Stat(p.packed); err == nil {
+			info.Bytes = stat.Size()
+		}
+		if set, m, err = readPacked(p.packed); err != nil {
+			info.Verdict = verdict(p.packed, err)
+			return nil, m, []FileInfo{info}, err
+		}
+		set.Name = p.spec.Name
+		return set, m, []FileInfo{info}, nil
+	}
+	set = &Set{Name: p.spec.Name, Classes: p.spec.Classes, H: p.spec.H, W: p.spec.W, C: p.spec.C}
+	var problems []error
+	for i, path := range p.paths {
+		f := p.spec.Files[i]
+		info := FileInfo{Path: path, Recorded: f.SHA256, Verdict: NoChecksum}
+		if stat, err := os.Stat(path); err == nil {
+			info.Bytes = stat.Size()
+		}
+		content, err := readContent(path, f.Bytes)
+		if err == nil {
+			info.SHA256 = fmt.Sprintf("%x", sha256.Sum256(content))
+			err = decodeFile(set, p.spec, i, path, content)
+		}
+		if err == nil && f.SHA256 != "" {
+			info.Verdict = Matches
+			if info.SHA256 != f.SHA256 {
+				err = anynetx.Inputf("%s: the content is not that of %s: its SHA-256 is %s, on record is %s; fetch the file again", path, p.spec.Name, info.SHA256, f.SHA256)
+			}
+		}
+		if err != nil {
+			info.Verdict = verdict(path, err)
+			problems = append(problems, err)
+		}
+		files = append(files, info)
+	}
+	if err := together(problems); err != nil {
+		return nil, m, files, err
+	}
+	return set, m, files, set.finish(p.folder)
+}
+
+// verdict is an error's text without the path that stands beside it.
+func verdict(path string, err error) string { return strings.TrimPrefix(err.Error(), path+": ") }
+
+// together makes one sentence of several errors.
+func together(problems []error) error {
+	if len(problems) < 2 {
+		return errors.Join(problems...)
+	}
+	texts := make([]string, len(problems))
+	for i, p := range problems {
+		texts[i] = p.Error()
+	}
+	return anynetx.Inputf("%s", strings.Join(texts, ". "))
+}
+
 // readContent reads a file, plain or gzip, whose content must have exactly this many bytes. It never holds more than that, whatever
 // the file claims.
 func readContent(path string, bytes int64) ([]byte, error) {
@@ -217,39 +264,22 @@ func readAll(path string, from io.Reader, size int64) ([]byte, error) {
 	return content, nil
 }
 
-var errIncomplete = errors.New("not all files are given")
-
-// decode makes a set of the contents of a spec's files. Contents are kept, not copied, where the format allows.
-func decode(spec Spec, paths []string, contents [][]byte) (*Set, error) {
-	set := &Set{Name: spec.Name, Classes: spec.Classes, H: spec.H, W: spec.W, C: spec.C}
-	for i, content := range contents {
-		split, count := &set.Train, spec.TrainImages
-		if spec.Files[i].Split == "test" {
-			split, count = &set.Test, spec.TestImages
-		}
-		switch spec.Files[i].Content {
-		case "images":
-			body, err := decodeIDX(paths[i], content, count, spec.H, spec.W)
-			if err != nil {
-				return nil, err
-			}
-			split.Images = body
-		case "labels":
-			body, err := decodeIDX(paths[i], content, count)
-			if err != nil {
-				return nil, err
-			}
-			if split.Labels, err = decodeLabels(paths[i], body, len(spec.Classes)); err != nil {
-				return nil, err
-			}
-		case "records":
-			if err := decodeCIFAR(split, paths[i], content, spec.LabelClasses, spec.H, spec.W, spec.C); err != nil {
-				return nil, err
-			}
-		}
+// decodeFile adds the content of the i-th file of a spec to a set. Content is kept, not copied, where the format allows.
+func decodeFile(set *Set, spec Spec, i int, path string, content []byte) (err error) {
+	split, count := &set.Train, spec.TrainImages
+	if spec.Files[i].Split == "test" {
+		split, count = &set.Test, spec.TestImages
 	}
-	if len(contents) < len(spec.Files) {
-		return nil, errIncomplete
+	switch spec.Files[i].Content {
+	case "images":
+		split.Images, err = decodeIDX(path, content, count, spec.H, spec.W)
+	case "labels":
+		var body []byte
+		if body, err = decodeIDX(path, content, count); err == nil {
+			split.Labels, err = decodeLabels(path, body, len(spec.Classes))
+		}
+	case "records":
+		err = decodeCIFAR(split, path, content, spec.LabelClasses, spec.H, spec.W, spec.C)
 	}
-	return set, set.finish(filepath.Dir(paths[0]))
+	return err
 }

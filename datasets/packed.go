@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"os"
@@ -145,8 +146,8 @@ type packedWriter struct {
 	file *os.File
 	out  *bufio.Writer
 	m    packedManifest
-	// of the section that is being written
-	labels [2][]int32
+
+	labels [2][]int32 // of training and test, so far
 }
 
 func newPackedWriter(path string, m packedManifest) (*packedWriter, error) {
@@ -178,7 +179,7 @@ func (w *packedWriter) write(section int, data []byte) error {
 func (w *packedWriter) commit() (err error) {
 	defer func() {
 		if err != nil {
-			err = anynetx.Inputf("%s cannot be written: %w; check the disk's space and permissions", w.path, err)
+			err = fmt.Errorf("%s cannot be written: %w; check the disk's space", w.path, err)
 		}
 	}()
 	w.m.TrainImages, w.m.TestImages = len(w.labels[0]), len(w.labels[1])

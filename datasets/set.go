@@ -10,6 +10,9 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"anynetx/anynetx"
 )
@@ -67,6 +70,13 @@ func (s *Set) finish(place string) error {
 	}
 	if len(s.Classes) < 2 {
 		return anynetx.Inputf("%s: there are %d classes, at least 2 are needed", place, len(s.Classes))
+	}
+	seen := map[string]bool{}
+	for i, c := range s.Classes {
+		if c == "" || seen[c] || strings.ContainsFunc(c, unicode.IsControl) || !utf8.ValidString(c) {
+			return anynetx.Inputf("%s: class %d is called %q, which is empty, there twice or not printable; give it another name", place, i, c)
+		}
+		seen[c] = true
 	}
 	pixels := s.H * s.W * s.C
 	for _, split := range []struct {
