@@ -40,6 +40,11 @@ func write(path, table string, rows any, meta map[string]string, replace bool) e
 
 // commit encodes and writes: temporary file in the same folder, fsync, read back, rename, fsync of the folder.
 func commit(path string, c *columns, meta map[string]string, replace bool) error {
+	return commitSteps(path, c, meta, replace, func(string) {})
+}
+
+// commitSteps calls step before each thing that a kill may prevent.
+func commitSteps(path string, c *columns, meta map[string]string, replace bool, step func(string)) error {
 	if c.rows > maxRows {
 		return fmt.Errorf("cannot write %s: %d rows are more than the %d that are read again: split them", path, c.rows, int64(maxRows))
 	}
@@ -66,9 +71,11 @@ func commit(path string, c *columns, meta map[string]string, replace bool) error
 	if err := verify(temporary, data, c); err != nil {
 		return fmt.Errorf("cannot write %s: what was read back differs from what was written (%w): check the disk", path, err)
 	}
+	step("publish " + path)
 	if err := publish(temporary, path, data, replace); err != nil {
 		return err
 	}
+	step("sync " + path)
 	return syncFolder(filepath.Dir(path))
 }
 
