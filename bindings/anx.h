@@ -40,9 +40,9 @@ typedef enum anx_status {
 typedef enum anx_dtype { ANX_F32 = 0, ANX_F64 = 1, ANX_I32 = 2, ANX_U8 = 3, ANX_F16 = 4, ANX_BF16 = 5 } anx_dtype;
 
 /* A tensor's layout. PLAIN is row-major [n][h][w][c] of its dtype, the same in every back end: parameters (filters KRSC, that is
- * n=K h=R w=R c=g), vectors (c only), statistics, data sets, counters; F32 where an op does not say otherwise. Of those but filters and images only the
- * number of elements is checked. ACTIVATION is private to the back end: Go asks for its size with tensor_bytes and reads or writes it
- * with pack and unpack only. */
+ * n=K h=R w=R c=g), vectors (c only), statistics, data sets, counters; F32 where an op does not say otherwise. Of those but filters
+ * and images only the number of elements is checked. ACTIVATION is private to the back end: Go asks for its size with tensor_bytes
+ * and reads or writes it with pack and unpack only. */
 typedef enum anx_layout { ANX_PLAIN = 0, ANX_ACTIVATION = 1 } anx_layout;
 
 enum { ANX_TRANSIENT = 1 }; /* tensor flag: nobody but the program's own ops reads it, a back end that fuses them need not write it */
