@@ -74,7 +74,7 @@ func (s Space) Sample(seed uint64, count int, maxDraws uint64) (Population, erro
 		}
 	}
 	advice := "draw more candidates, or widen the band"
-	if p.InBand == 0 {
+	if p.InBand == 0 && nearest.oneSided() {
 		advice = "move or widen the band, or change the ranges of depth and width"
 	} else if p.Repeated > p.InBand/2 {
 		advice = "the space is nearly used up: ask for fewer, or widen its ranges or its band"
@@ -140,6 +140,16 @@ func (list neighbours) see(c Complexity) {
 			n.within++
 		}
 	}
+}
+
+// oneSided says whether everything seen of some count lay below the band, or everything above it.
+func (list neighbours) oneSided() bool {
+	for _, n := range list {
+		if n.within == 0 && (n.below < 0 || n.above < 0) {
+			return true
+		}
+	}
+	return false
 }
 
 func (list neighbours) String() string {
