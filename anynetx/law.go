@@ -104,12 +104,13 @@ func logRatio(a, b, c int) uint64 {
 	x := whole(0).Quo(whole(a), whole(c))
 	base := whole(0).Quo(whole(b), whole(c))
 	near := new(big.Float).SetMantExp(big.NewFloat(1), -400)
+	justBelow := new(big.Float).Neg(near)
 	difference := whole(0)
 	var digits uint64
 	for k := 63; k >= 0; k-- {
 		x.Mul(x, x)
 		difference.Sub(x, base)
-		if difference.Sign() < 0 && difference.Cmp(whole(0).Neg(near)) < 0 {
+		if difference.Cmp(justBelow) < 0 {
 			continue
 		}
 		digits |= 1 << k

@@ -149,8 +149,8 @@ func TestLawsRefuse(t *testing.T) {
 		"the value 4 twice":              one(Choice(4, 2, 4)),
 		"the value 0":                    one(Choice(1, 0)),
 		"the value 8193, must be 1":      one(Choice(8193)),
-		"low 4611686018427387904 above":  one(Uniform(1<<62, 2, 1)),
-		"both must be multiples of its ": one(Uniform(1, 4, 1<<62)),
+		"low 1073741824 above":           one(Uniform(1<<30, 2, 1)),
+		"both must be multiples of its ": one(Uniform(1, 4, 1<<30)),
 	} {
 		if !contains(err, want) {
 			t.Errorf("error %v, want %q", err, want)
@@ -158,5 +158,13 @@ func TestLawsRefuse(t *testing.T) {
 	}
 	if got := must[Law](t)(LogUniform(5, 5, 5)).Draw(math.MaxUint64); got != 5 {
 		t.Errorf("the only value is 5, drew %d", got)
+	}
+}
+
+func BenchmarkLargestLaw(b *testing.B) {
+	for b.Loop() {
+		if _, err := LogUniform(1, MaxWidth, 1); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -51,7 +51,8 @@ func TestPopulationIsTheScripts(t *testing.T) {
 }
 
 func TestDefaultPopulation(t *testing.T) {
-	p := must[Population](t)(DefaultSpace().Sample(1, 500, 0))
+	space := DefaultSpace()
+	p := must[Population](t)(space.Sample(1, 500, 0))
 	ids := map[string]bool{}
 	for i, m := range p.Members {
 		ids[m.Architecture.ID()] = true
@@ -64,7 +65,7 @@ func TestDefaultPopulation(t *testing.T) {
 		if i > 0 && m.Index <= p.Members[i-1].Index {
 			t.Errorf("member %d is candidate %d, after %d", i, m.Index, p.Members[i-1].Index)
 		}
-		if m.Architecture != DefaultSpace().Candidate(1, m.Index) {
+		if m.Architecture != space.Candidate(1, m.Index) {
 			t.Errorf("member %d is not candidate %d", i, m.Index)
 		}
 	}
