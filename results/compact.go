@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -112,9 +113,7 @@ func compactFolder(t *Table, dir string, files []string, step func(string)) (row
 // shared keeps what all footers agree on.
 func shared(meta, other map[string]string, first bool) {
 	if first {
-		for k, v := range other {
-			meta[k] = v
-		}
+		maps.Copy(meta, other)
 		return
 	}
 	for k, v := range meta {

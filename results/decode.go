@@ -51,6 +51,9 @@ func decode(t *Table, data []byte) (c *columns, meta map[string]string, err erro
 		}
 		row += n
 	}
+	if got := c.sha256(); got != meta[MetaSHA256] {
+		return nil, nil, fmt.Errorf("its values have SHA-256 %s, the footer says %q: the file is damaged", got, meta[MetaSHA256])
+	}
 	return c, meta, nil
 }
 
@@ -68,6 +71,7 @@ func open(data []byte) (*file.Reader, error) {
 		return nil, fmt.Errorf("byte %d: the footer claims %d bytes of the file's %d", n-8, length, n)
 	}
 	props := parquet.NewReaderProperties(&boundedAllocator{next: memory.NewGoAllocator(), left: maxDecodeBytes})
+	props.BufferSize = 4096 // one is allocated for each column
 	return file.NewParquetReader(bytes.NewReader(data), file.WithReadProps(props))
 }
 

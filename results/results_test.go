@@ -149,3 +149,19 @@ func TestACommittedFileIsNeverChanged(t *testing.T) {
 		t.Errorf("temporary files left: %v", left)
 	}
 }
+
+func BenchmarkWrite(b *testing.B) {
+	table, err := Tables().Table("runs")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		c, err := toColumns(table, []runRow{aRun("1")})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := encode(c, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
