@@ -230,7 +230,11 @@ func TestBadImages(t *testing.T) {
 		"train/red/b5.jpg": scans, "train/red/b6.png": nil, "val/red/b7.png": []byte("GIF89a"),
 	}
 	writeFiles(t, source, bad)
-	_, err := Prepare(Preparation{Source: source, Destination: t.TempDir(), Name: "x", Size: 8})
+	dst := t.TempDir()
+	_, err := Prepare(Preparation{Source: source, Destination: dst, Name: "x", Size: 8})
+	if left, _ := os.ReadDir(dst); len(left) != 0 {
+		t.Errorf("files are left: %v", left)
+	}
 	wantInput(t, err, "b1.png is damaged", "b2.png is not a PNG", "b3.png has 9000 x 9000", "b5.jpg has 1001 scans", "and 1 more", "--skip-bad")
 	report, err := Prepare(Preparation{Source: source, Destination: t.TempDir(), Name: "x", Size: 8, SkipBad: true})
 	if err != nil {
@@ -412,14 +416,16 @@ func TestPackedFileThatLies(t *testing.T) {
 		return fmt.Sprintf(`{"classes":[%s],"height":%d,"width":2,"channels":1,"train_images":%d,"test_images":1,"crc32c":[%s,%s,%d,%d]}`, classes, h, n, zero, zero, label, crc)
 	}
 	for says, data := range map[string][]byte{
-		"do not fit":        withManifest(body, manifest(1<<19, 1<<40, `"a","b"`, seven)),
-		"-1 and 1 images":   withManifest(body, manifest(1, -1, `"a","b"`, seven)),
-		"row 0 of the test": withManifest(body, manifest(1, 1, `"a","b"`, seven)),
-		"there twice":       withManifest(body, manifest(1, 1, `"a","a"`, seven)),
-		"not printable":     withManifest(body, manifest(1, 1, `"a","\u001b[31m"`, seven)),
-		"there are 1":       withManifest(body, manifest(1, 1, `"a"`, seven)),
-		"test labels":       withManifest(body, manifest(1, 1, `"a","b"`, seven+1)),
-		"understood":        withManifest(body, `{"colour":"red"}`),
+		"do not fit":                    withManifest(body, manifest(1<<19, 1<<40, `"a","b"`, seven)),
+		"speaks of 1 and 1":             withManifest(append(make([]byte, 8), body...), manifest(1, 1, `"a","b"`, seven)), // bytes that nobody owns
+		"speaks of 2305843009213693953": withManifest(make([]byte, 16), manifest(2, 1<<61+1, `"a","b"`, seven)),           // 8 x this is 8, were it not caught
+		"-1 and 1 images":               withManifest(body, manifest(1, -1, `"a","b"`, seven)),
+		"row 0 of the test":             withManifest(body, manifest(1, 1, `"a","b"`, seven)),
+		"there twice":                   withManifest(body, manifest(1, 1, `"a","a"`, seven)),
+		"not printable":                 withManifest(body, manifest(1, 1, `"a","\u001b[31m"`, seven)),
+		"there are 1":                   withManifest(body, manifest(1, 1, `"a"`, seven)),
+		"test labels":                   withManifest(body, manifest(1, 1, `"a","b"`, seven+1)),
+		"understood":                    withManifest(body, `{"colour":"red"}`),
 	} {
 		_, _, err := decodePacked("f", bytes.NewReader(data), int64(len(data)))
 		wantInput(t, err, says)

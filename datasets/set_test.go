@@ -193,6 +193,10 @@ func TestSubsetByListAndBalance(t *testing.T) {
 	if err != nil || !slices.Equal(s.Train.PerClass(3), []int{9, 9, 2}) {
 		t.Fatal(s, err)
 	}
+	s, err = coloured(9, 30, 2).Subset(Subset{Balance: true}, stream)
+	if err != nil || !slices.Equal(s.Train.PerClass(3), []int{9, 9, 2}) {
+		t.Fatal(s, err)
+	}
 	same, err := whole.Subset(Subset{}, stream)
 	if err != nil || &same.Train.Images[0] != &whole.Train.Images[0] || same == whole {
 		t.Error("an empty request must give the set itself, uncopied", err)

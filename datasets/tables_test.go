@@ -184,10 +184,14 @@ func TestRandomResizedCrop(t *testing.T) {
 	if math.Abs(float64(below-len(area))) > 5*math.Sqrt(n/2) {
 		t.Errorf("%d of the windows have 0.1 to 0.5 of the area, %d were expected", len(area), below)
 	}
-	wantCentre := TrainTable(blank(9, 10, 100), Augmentation{Crop: CropResized, Area: [2]float64{1, 1}, Ratio: [2]float64{1, 1}}, 8, random.New(2, "t"), 0)
-	for i := range 9 { // nothing of the whole area and ratio 1 fits: the largest centred square
-		if diff := cmp.Diff([]int32{0, 45, 10, 10}, wantCentre[i*Columns+1:i*Columns+5]); diff != "" {
-			t.Fatal(diff)
+	// Nothing of the whole area and ratio 1 fits: the largest centred square.
+	square := Augmentation{Crop: CropResized, Area: [2]float64{1, 1}, Ratio: [2]float64{1, 1}}
+	for _, c := range []struct {
+		h, w int
+		want []int32
+	}{{10, 100, []int32{0, 45, 10, 10}}, {100, 10, []int32{45, 0, 10, 10}}} {
+		if diff := cmp.Diff(c.want, TrainTable(blank(1, c.h, c.w), square, 8, random.New(2, "t"), 0)[1:5]); diff != "" {
+			t.Error(diff)
 		}
 	}
 }
