@@ -1,6 +1,7 @@
 package datasets
 
 import (
+	"bytes"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -8,6 +9,7 @@ import (
 
 	"anynetx/random"
 	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
 	"pgregory.net/rapid"
 )
 
@@ -279,6 +281,24 @@ func TestAugmentationsThatCannotBe(t *testing.T) {
 		{Augmentation{Crop: CropResized, TestResize: 31}, 32, "test_resize is 31"},
 	} {
 		wantInput(t, c.a.Validate(c.resolution), c.says)
+	}
+}
+
+func TestAugmentationInYAML(t *testing.T) {
+	for _, a := range []Augmentation{{}, {Flip: true, Crop: CropPadded, Padding: 4}, {Crop: CropResized, Area: [2]float64{0.2, 1}, Ratio: [2]float64{1, 2}, TestResize: 256}} {
+		text, err := yaml.Marshal(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back Augmentation
+		d := yaml.NewDecoder(bytes.NewReader(text))
+		d.KnownFields(true)
+		if err := d.Decode(&back); err != nil || back != a {
+			t.Errorf("%+v became %+v through %q: %v", a, back, text, err)
+		}
+	}
+	if err := yaml.Unmarshal([]byte("area: [0.1, 0.5, 1]"), new(Augmentation)); err == nil {
+		t.Error("three numbers are no range")
 	}
 }
 
