@@ -95,13 +95,13 @@ func (s Spec) find(dir string) (place, error) {
 	text := fmt.Sprintf("data set %s was not found; looked in %s", s.Name, strings.Join(folders, ", "))
 	if s.Format == formatPacked {
 		if ok, err := present(filepath.Join(folders[0], "train")); err == nil && ok {
-			notes = append(notes, fmt.Sprintf("%s is an image folder, which must be prepared first", folders[0]))
+			notes = append(notes, fmt.Sprintf("%s is an image folder, which must be prepared first (anynetx data prepare)", folders[0]))
 		}
 		var names []string
 		for _, b := range List() {
 			names = append(names, b.Name)
 		}
-		text += fmt.Sprintf(" for %s. Built in are %s; an image folder becomes a data set by preparing it", s.Name+PackedSuffix, strings.Join(names, ", "))
+		text += fmt.Sprintf(" for %s. Built in are %s; an image folder becomes one by `anynetx data prepare`", s.Name+PackedSuffix, strings.Join(names, ", "))
 	} else {
 		text += ". " + s.howToGet(filepath.Join(dir, s.Name))
 	}
