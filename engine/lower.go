@@ -122,7 +122,9 @@ func lower(n *anynetx.Network, r Recipe, l *layout, src source, m mode) *program
 	b.add(convOp(bindings.ConvFwd, b.batch, &n.Head), []int32{pooled, -1, -1, weight, b.vector(n.Head.Name+".bias", n.Head.K)}, []int32{logits})
 	xent := bindings.NewOp(bindings.Xent)
 	xent.N, xent.H, xent.W, xent.C = b.batch, 1, 1, classes
-	xent.F[0] = float32(r.LabelSmoothing)
+	if m == trainMode { // test losses are plain, so that recipes compare
+		xent.F[0] = float32(r.LabelSmoothing)
+	}
 	xent.Slot = [2]int32{slotValid, slotScale}
 	if m == evaluateMode {
 		b.add(xent, []int32{logits, labels}, []int32{b.counters("test counters", l.testing)})
