@@ -1,0 +1,131 @@
+/* conv.c - geometry of convolutions (a function of the op record alone) and what both families share outside the vector code. */
+#include "cpu.h"
+
+#define TILE_FLOATS (96 * 1024)   /* 384 KB: both tiles of a slice stay in a 1 MB second level cache beside the weights */
+#define POINTWISE_PIXELS 64       /* of a backward slice: six rows of it fill a 32 KB first level cache; lane sums cost 6 % */
+
+static int least(int a, int b) { return a < b ? a : b; }
+static int most(int a, int b) { return a > b ? a : b; }
+
+static int divide_up(int a, int b) { return (a + b - 1) / b; }
+
+static void plan_pointwise(anx_conv_plan *p, const anx_op *op) {
+  p->pointwise = 1;
+  p->blocks = 1;
+  if (op->kind == ANX_CONV_FWD) {
+    const int fit = TILE_FLOATS / 2 / ANX_IMAGES / p->gi;
+    p->rows = most(16, least(128, fit / 8 * 8));
+  } else {
+    p->rows = POINTWISE_PIXELS;
+  }
+  p->rows = least(p->rows, p->pixels);
+  p->slices = p->row_slices = divide_up(p->pixels, p->rows);
+  p->rows = divide_up(p->pixels, p->slices);
+  p->slices = p->row_slices = divide_up(p->pixels, p->rows);
+  p->a_c = p->d_k = (size_t)(p->rows | 1) * ANX_IMAGES;
+}
+
+/* The rows (or columns) of the filter that meet the map at all: on a 1x1 map only the centre of a 3x3 filter does. */
+static void window(int *low, int *count, int r, int pad, int stride, int in, int out) {
+  int lo = r, hi = -1;
+  for (int i = 0; i < r; i++) {
+    for (int p = 0; p < out; p++) {
+      const int h = p * stride + i - pad;
+      if (h >= 0 && h < in) {
+        lo = least(lo, i);
+        hi = most(hi, i);
+      }
+    }
+  }
+  *low = lo;
+  *count = hi - lo + 1;
+}
+
+static void tiles(anx_conv_plan *p, const anx_op *op, int backward) {
+  p->a_rows = (p->rows - 1) * op->stride + p->r_count;
+  p->a_wp = (op->q - 1) * op->stride + p->s_count;
+  p->d_rows = p->rows + 2 * p->d_pad_h;
+  p->d_wp = op->q + 2 * p->d_pad_w;
+  p->a_c = (((size_t)p->a_rows * (size_t)p->a_wp * (size_t)p->blocks) | 1) * ANX_IMAGES;
+  p->d_k = backward ? (((size_t)p->d_rows * (size_t)p->d_wp * (size_t)p->blocks) | 1) * ANX_IMAGES : 0;
+}
+
+static size_t tile_floats(const anx_conv_plan *p) { return p->a_c * (size_t)p->gi + p->d_k * (size_t)p->go; }
+
+static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
+  const int backward = op->kind == ANX_CONV_BWD;
+  window(&p->r_low, &p->r_count, op->r, p->pad, op->stride, op->h, op->p);
+  window(&p->s_low, &p->s_count, op->r, p->pad, op->stride, op->w, op->q);
+  p->d_pad_h = most(p->pad - p->r_low, p->r_low + p->r_count - 1 - p->pad);
+  p->d_pad_w = most(p->pad - p->s_low, p->s_low + p->s_count - 1 - p->pad);
+  p->rows = op->p;
+  p->blocks = least(p->blocks_total, 8);
+  if (op->q > 4 || p->blocks < op->q) p->blocks = 1;
+  for (tiles(p, op, backward); p->blocks > 2 && tile_floats(p) > TILE_FLOATS; tiles(p, op, backward)) p->blocks = divide_up(p->blocks, 2);
+  for (; p->rows > 1 && tile_floats(p) > TILE_FLOATS; tiles(p, op, backward)) p->rows = divide_up(p->rows, 2);
+  p->row_slices = divide_up(op->p, p->rows);
+  p->rows = divide_up(op->p, p->row_slices);
+  p->row_slices = divide_up(op->p, p->rows);
+  tiles(p, op, backward);
+  p->slices = p->row_slices * divide_up(p->blocks_total, p->blocks);
+}
+
+void anx_conv_plan_make(anx_conv_plan *p, const anx_op *op) {
+  *p = (anx_conv_plan){0};
+  p->groups = op->c / op->group;
+  p->gi = op->group;
+  p->go = op->k / p->groups;
+  p->pad = op->r / 2;
+  p->taps = op->r * op->r;
+  p->blocks_total = op->n / ANX_IMAGES;
+  p->pixels = p->blocks_total * op->p * op->q;
+  p->x_c = anx_channel_floats(op->n, op->h, op->w);
+  p->y_c = anx_channel_floats(op->n, op->p, op->q);
+  if (op->r == 1 && op->stride == 1) plan_pointwise(p, op);
+  else plan_spatial(p, op);
+  p->a_floats = p->a_c * (size_t)p->gi;
+  p->d_floats = op->kind == ANX_CONV_BWD ? p->d_k * (size_t)p->go : 0;
+  p->sums_floats = (size_t)2 * ANX_IMAGES * (size_t)(op->kind == ANX_CONV_BWD ? p->gi : p->go);
+}
+
+size_t anx_conv_scratch_floats(const anx_conv_plan *p) { return p->a_floats + p->d_floats + p->sums_floats; }
+
+size_t anx_conv_partials(const anx_conv_plan *p, const anx_op *op) {
+  return (size_t)p->slices * 2 * (size_t)(op->kind == ANX_CONV_BWD ? op->c : op->k);
+}
+
+void anx_combine_sums(double *out, const double *partial, int slices, int channels) {
+  for (int c = 0; c < channels; c++) {
+    double a = 0, b = 0;
+    for (int s = 0; s < slices; s++) {
+      const double *at = partial + ((size_t)s * (size_t)channels + (size_t)c) * 2;
+      a += at[0];
+      b += at[1];
+    }
+    out[c] = a;
+    out[channels + c] = b;
+  }
+}
+
+anx_conv_parts anx_conv_split(const anx_conv_plan *p, const anx_op *op, int threads, int need_dx) {
+  anx_conv_parts s = {.slices = p->slices, .parts = 1};
+  const int outputs = op->kind == ANX_CONV_BWD ? p->gi : p->go;
+  s.fused = op->kind == ANX_CONV_BWD && (threads == 1 || p->groups >= 2 * threads);
+  if (s.fused) {
+    s.tasks = p->groups;
+    return s;
+  }
+  if (threads > 1 && p->slices * p->groups < 2 * threads) s.parts = least(divide_up(2 * threads, p->slices * p->groups), divide_up(outputs, 6));
+  if (op->kind == ANX_CONV_BWD) {
+    s.weight_parts = least(divide_up(2 * threads, p->groups), divide_up(p->go, 6));
+    s.tasks = p->groups * (s.weight_parts + (need_dx ? s.slices * s.parts : 0));
+  } else {
+    s.tasks = p->groups * s.slices * s.parts;
+  }
+  return s;
+}
+
+void anx_part_range(int n, int parts, int part, int *from, int *to) {
+  *from = (int)((int64_t)n * part / parts);
+  *to = (int)((int64_t)n * (part + 1) / parts);
+}

@@ -1,0 +1,101 @@
+/* cpu.h - what the files of this back end share: contexts, programs, the call that an op kernel receives, and plans of convolutions.
+ *
+ * Layout of an activation: [C][channel stride][16] fp32, where the vector at pixel (b H W + h W + w) of a channel holds image 16 b + lane.
+ * All image blocks of a channel are contiguous, so that a 1x1 convolution sees one long row of N/16 H W pixels however small the map is.
+ * The channel stride is an odd number of vectors: channels never share an L1 set by being a multiple of 4 KB apart.
+ */
+#ifndef ANX_CPU_H
+#define ANX_CPU_H
+
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "anx.h"
+
+#define ANX_IMAGES 16 /* images in the lanes of one pixel's vectors */
+#define ANX_MAX_FILTER 11 /* rows of the largest filter */
+
+typedef struct anx_pool anx_pool;
+typedef void (*anx_task)(void *arg, int index, int thread);
+int anx_pool_create(anx_pool **out, int threads); /* 0, or an errno */
+void anx_pool_destroy(anx_pool *);
+int anx_pool_threads(const anx_pool *);
+/* Runs task(arg, 0..count-1, thread) on all threads and returns when all are done. Who runs which index is not fixed: a task must own what
+ * it writes. */
+void anx_pool_run(anx_pool *, anx_task task, void *arg, int count);
+
+/* Geometry of a convolution: a function of the op record alone, because slices fix the order of reductions.
+ * A slice is `blocks` image blocks x `rows` output rows, or (pointwise: R = 1, stride 1) `rows` pixels of the one long row. */
+typedef struct anx_conv_plan {
+  int pointwise;
+  int groups, gi, go; /* groups; input and output channels of one */
+  int pad, taps;      /* R/2; R R */
+  int blocks_total, pixels; /* N/16; N/16 P Q */
+  int blocks, rows, row_slices, slices;
+  int r_low, r_count, s_low, s_count; /* rows and columns of the filter that meet the map */
+  int a_rows, a_wp;                   /* padded input tile [gi][a_rows][a_wp][blocks][16] */
+  int d_rows, d_wp, d_pad_h, d_pad_w; /* padded gradient tile [go][d_rows][d_wp][blocks][16] */
+  size_t a_c, d_k;                    /* channel strides of the tiles, floats */
+  size_t x_c, y_c;                    /* channel strides of X and Y, floats */
+  size_t a_floats, d_floats, sums_floats; /* per thread */
+} anx_conv_plan;
+
+/* How the work is cut for a number of threads. Nobody's bits depend on it: every task owns whole outputs.
+ * fused: a task is a group, both gradients of it. Otherwise, in this order: groups x weight_parts, groups x slices x parts. */
+typedef struct anx_conv_parts {
+  int fused, tasks, weight_parts, slices, parts;
+} anx_conv_parts;
+
+/* The text goes to text, "op 7 conv_fwd [...]: " in front where op is given; returns status. */
+typedef struct anx_failure {
+  anx_status status;
+  char text[512];
+} anx_failure;
+anx_status anx_fail(anx_failure *, anx_status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+anx_status anx_fail_op(anx_failure *, anx_status, int number, const anx_op *, const char *format, ...) __attribute__((format(printf, 5, 6)));
+
+typedef struct anx_call {
+  const anx_op *op;
+  void *in[ANX_MAX_IN], *out[ANX_MAX_OUT]; /* null where absent */
+  const anx_tensor *tin[ANX_MAX_IN], *tout[ANX_MAX_OUT];
+  anx_conv_plan conv; /* ANX_CONV_FWD and ANX_CONV_BWD */
+  double slot[2];
+  int number;
+  anx_failure *failure; /* input and xent look at data and may refuse it */
+  anx_pool *pool;
+  float *scratch; /* threads x scratch_floats */
+  size_t scratch_floats;
+  double *partial; /* shared by the threads; see anx_conv_partials */
+} anx_call;
+
+typedef void (*anx_kernel)(const anx_call *);
+typedef struct anx_kernels {
+  const char *isa;
+  anx_kernel op[ANX_OP_KINDS];
+} anx_kernels;
+
+static inline size_t anx_channel_floats(int n, int h, int w) {
+  const size_t pixels = (size_t)(n / ANX_IMAGES) * (size_t)h * (size_t)w;
+  return (pixels | 1) * ANX_IMAGES;
+}
+static inline size_t anx_round64(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+void anx_conv_plan_make(anx_conv_plan *, const anx_op *);
+size_t anx_conv_scratch_floats(const anx_conv_plan *);
+size_t anx_conv_partials(const anx_conv_plan *, const anx_op *); /* doubles */
+anx_conv_parts anx_conv_split(const anx_conv_plan *, const anx_op *, int threads, int need_dx);
+void anx_part_range(int n, int parts, int part, int *from, int *to);
+/* Sums of slices in index order: out[0][c], out[1][c] from partial[slice][c][2]. */
+void anx_combine_sums(double *out, const double *partial, int slices, int channels);
+
+anx_status anx_check_tensor(anx_failure *, const char *what, const anx_tensor *, uint64_t *bytes);
+/* buffer_bytes may be null: sizes of buffers are then not compared */
+anx_status anx_check_program(anx_failure *, const anx_program_desc *, const anx_tensor *, const anx_op *, const uint64_t *buffer_bytes);
+
+void anx_bn_fwd_coef(const anx_call *);
+void anx_bn_bwd_coef(const anx_call *);
+void anx_xent(const anx_call *);
+void anx_input(const anx_call *);
+
+#endif

@@ -1,0 +1,124 @@
+/* isa.h - one vector type for every instruction set.
+ *
+ * A kernel source is compiled once per instruction set with -DANX_ISA=name; FN(f) gives its symbols that name's suffix. 16 logical lanes
+ * everywhere (they are 16 images): LANES vectors of VL floats make one pixel. -ffp-contract=off is set for the whole back end and every
+ * fused multiply-add is written as vfma, so AVX-512 and AVX2 execute the same operations in the same order per lane: equal bits.
+ */
+#ifndef ANX_CPU_ISA_H
+#define ANX_CPU_ISA_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define ANX_CAT_(a, b) a##_##b
+#define ANX_CAT(a, b) ANX_CAT_(a, b)
+#define FN(name) ANX_CAT(name, ANX_ISA)
+
+#define AI static inline __attribute__((always_inline, unused))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define VL 16
+#define ANX_ACCUMULATORS 24 /* of 32 registers */
+typedef __m512 vf;
+AI vf vload(const float *p) { return _mm512_load_ps(p); }
+AI void vstore(float *p, vf a) { _mm512_store_ps(p, a); }
+AI vf vset(float a) { return _mm512_set1_ps(a); }
+AI vf vfma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+AI vf vmax(vf a, vf b) { return _mm512_max_ps(a, b); } /* b if either is NaN */
+AI vf vkeep_gt(vf value, vf a, vf b) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), value); }
+AI vf vselect_gt(vf a, vf b, vf yes, vf no) { return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), yes); }
+AI vf vkeep_eq(vf value, vf a, vf b) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), value); }
+AI vf vselect_nan(vf a, vf yes, vf no) { return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), yes); }
+
+#elif defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+#define VL 8
+#define ANX_ACCUMULATORS 12 /* of 16 registers */
+typedef __m256 vf;
+AI vf vload(const float *p) { return _mm256_load_ps(p); }
+AI void vstore(float *p, vf a) { _mm256_store_ps(p, a); }
+AI vf vset(float a) { return _mm256_set1_ps(a); }
+AI vf vfma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+AI vf vmax(vf a, vf b) { return _mm256_max_ps(a, b); }
+AI vf vkeep_gt(vf value, vf a, vf b) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ), value); }
+AI vf vselect_gt(vf a, vf b, vf yes, vf no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
+AI vf vkeep_eq(vf value, vf a, vf b) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ), value); }
+AI vf vselect_nan(vf a, vf yes, vf no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, a, _CMP_UNORD_Q)); }
+
+#else /* portable: GCC and clang vector extensions, four lanes */
+#define VL 4
+typedef float vf __attribute__((vector_size(16)));
+typedef int32_t vmask __attribute__((vector_size(16)));
+AI vf vload(const float *p) { return *(const vf *)p; }
+AI void vstore(float *p, vf a) { *(vf *)p = a; }
+AI vf vset(float a) { return (vf){a, a, a, a}; }
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#define ANX_ACCUMULATORS 24
+AI vf vfma(vf a, vf b, vf c) { return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+#else
+#define ANX_ACCUMULATORS 12
+AI vf vfma(vf a, vf b, vf c) { return a * b + c; } /* two roundings: another device model */
+#endif
+AI vf vblend(vmask m, vf yes, vf no) { return (vf)(((vmask)yes & m) | ((vmask)no & ~m)); }
+AI vf vmax(vf a, vf b) { return vblend(a > b, a, b); }
+AI vf vkeep_gt(vf value, vf a, vf b) { return (vf)((vmask)value & (a > b)); }
+AI vf vselect_gt(vf a, vf b, vf yes, vf no) { return vblend(a > b, yes, no); }
+AI vf vkeep_eq(vf value, vf a, vf b) { return (vf)((vmask)value & (a == b)); }
+AI vf vselect_nan(vf a, vf yes, vf no) { return vblend(a != a, yes, no); }
+#endif
+
+#define LANES (16 / VL)
+
+AI vf vzero(void) { return vset(0.0f); }
+AI vf vrelu(vf a) { return vmax(vzero(), a); } /* NaN stays NaN: a diverged run is seen */
+
+/* The sum of 16 lanes in the one order that every instruction set uses: halves, quarters, eighths, pairs. */
+AI float anx_lane_sum(const float *v) {
+  float a[8], b[4];
+  for (int i = 0; i < 8; i++) a[i] = v[i] + v[i + 8];
+  for (int i = 0; i < 4; i++) b[i] = a[i] + a[i + 4];
+  return (b[0] + b[2]) + (b[1] + b[3]);
+}
+
+AI double anx_lane_sum_f64(const float *v) {
+  double a[8], b[4];
+  for (int i = 0; i < 8; i++) a[i] = (double)v[i] + (double)v[i + 8];
+  for (int i = 0; i < 4; i++) b[i] = a[i] + a[i + 4];
+  return (b[0] + b[2]) + (b[1] + b[3]);
+}
+
+/* Four sums at once, same order: rows of 16 floats at v, v+16, ... */
+AI void anx_lane_sum4(const float *v, float *out) {
+#if VL == 16
+  const __m512 a = vload(v), b = vload(v + 16), c = vload(v + 32), d = vload(v + 48);
+  const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE)); /* 8 sums of a, 8 of b */
+  const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xEE));
+  __m512 e = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xDD)); /* 4 sums of each */
+  e = _mm512_add_ps(e, _mm512_permute_ps(e, 0x4E));
+  e = _mm512_add_ps(e, _mm512_permute_ps(e, 0xB1));
+  const __m512i pick = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
+  _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(pick, e)));
+#elif VL == 8
+  const __m256 a = vload(v) + vload(v + 8), b = vload(v + 16) + vload(v + 24), c = vload(v + 32) + vload(v + 40),
+               d = vload(v + 48) + vload(v + 56);
+  const __m256 ab = _mm256_permute2f128_ps(a, b, 0x20) + _mm256_permute2f128_ps(a, b, 0x31);
+  const __m256 cd = _mm256_permute2f128_ps(c, d, 0x20) + _mm256_permute2f128_ps(c, d, 0x31);
+  __m256 e = _mm256_shuffle_ps(ab, cd, 0x44) + _mm256_shuffle_ps(ab, cd, 0xEE); /* a0 a1 c0 c1 | b0 b1 d0 d1 */
+  e = e + _mm256_permute_ps(e, 0xB1);
+  float t[8] __attribute__((aligned(32)));
+  _mm256_store_ps(t, e);
+  out[0] = t[0], out[1] = t[4], out[2] = t[2], out[3] = t[6];
+#else
+  for (int i = 0; i < 4; i++) out[i] = anx_lane_sum(v + 16 * i);
+#endif
+}
+
+#endif

@@ -1,0 +1,22 @@
+/* tile.c - all sizes of the register tiles of tile.h, and the choice among them. */
+#define ANX_TILE_BODIES
+#include "tile.h"
+
+#define FORWARD_NAME(KB, PB) [KB][PB] = forward_##KB##_##PB,
+typedef void (*forward_fn)(const anx_forward_tile *, int first, int tiles);
+static const forward_fn forward_table[FORWARD_CHANNELS + 1][FORWARD_PIXELS + 1] = {FORWARD_ALL(FORWARD_NAME)};
+
+void FN(anx_forward)(const anx_forward_tile *t, int kb, int count) {
+  /* `tiles` tiles as equal as possible: `wide` of them one pixel wider */
+  const int most = anx_forward_width[kb], tiles = (count + most - 1) / most, narrow = count / tiles, wide = count % tiles;
+  if (wide) forward_table[kb][narrow + 1](t, 0, wide);
+  if (tiles > wide) forward_table[kb][narrow](t, wide * (narrow + 1), tiles - wide);
+}
+
+#define WEIGHT_NAME(KB, JB) [KB][JB] = weight_##KB##_##JB,
+typedef void (*weight_fn)(WEIGHT_ARGUMENTS);
+static const weight_fn weight_table[WEIGHT_ROWS + 1][WEIGHT_COLUMNS + 1] = {WEIGHT_ALL(WEIGHT_NAME)};
+
+void FN(anx_weight)(WEIGHT_ARGUMENTS, int kb, int jb) {
+  weight_table[kb][jb](d, d_k, columns, n1, d1, a1, n2, d2, a2, n3, d3, a3, lanes);
+}

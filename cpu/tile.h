@@ -1,0 +1,220 @@
+/* tile.h - the two register tiles that every convolution of this back end is made of.
+ *
+ * anx_forward_tile: KB output channels x PB pixels (x 16 images) stay in registers while the reduction runs over input channels and a list of
+ *   taps; weights are broadcast straight from the canonical filter (no packed copy), so forward and input gradient differ only in strides.
+ *   The epilogue works on the registers: bias, or residual gradient, mask and the sums of a batch norm.
+ *   AVX-512: 24 accumulators, 10..11 loads per 24 multiply-adds.
+ * anx_weight_tile: KB x JB weights (J = tap x input channel) stay in registers as 16 partial sums each (one per image lane) while the loop runs
+ *   over the pixels of a slice; one fixed tree adds the lanes.
+ *
+ * The order of the additions into one output does not depend on KB or PB, which differ between instruction sets.
+ */
+#ifndef ANX_CPU_TILE_H
+#define ANX_CPU_TILE_H
+
+#include "isa.h"
+
+typedef struct anx_forward_tile {
+  const float *x;  /* input of tap offset 0, pixel 0 */
+  size_t x_c, x_p; /* channel stride, pixel stride, floats */
+  const float *w;
+  size_t w_k, w_c; /* output channel stride, reduction channel stride */
+  const int32_t *x_tap, *w_tap;
+  int channels, taps;
+  float *y;
+  size_t y_k, y_p;
+  const float *bias; /* [KB] or null */
+  const float *add;  /* same strides as y, or null */
+  const float *raw;  /* raw input whose activation masks, same strides as y, or null */
+  const float *s, *t, *mean; /* [KB], with raw */
+  float *sums;       /* [KB][2][16] lane vectors, or null */
+} anx_forward_tile;
+
+/* count pixels; pb is at most anx_forward_width(kb) */
+typedef void (*anx_forward_fn)(const anx_forward_tile *, int count);
+
+#if ANX_ACCUMULATORS >= 24 && VL == 16
+#define FORWARD_CHANNELS 6
+#define FORWARD_PIXELS 8
+static const int8_t anx_forward_width[FORWARD_CHANNELS + 1] = {0, 8, 8, 8, 6, 4, 4};
+#define WEIGHT_ROWS 6
+#define WEIGHT_COLUMNS 9
+static const int8_t anx_weight_width[WEIGHT_ROWS + 1] = {0, 9, 9, 8, 6, 4, 4};
+#elif ANX_ACCUMULATORS >= 24
+#define FORWARD_CHANNELS 6
+#define FORWARD_PIXELS 4
+static const int8_t anx_forward_width[FORWARD_CHANNELS + 1] = {0, 4, 3, 2, 1, 1, 1};
+#define WEIGHT_ROWS 6
+#define WEIGHT_COLUMNS 9
+static const int8_t anx_weight_width[WEIGHT_ROWS + 1] = {0, 9, 9, 8, 6, 4, 4};
+#elif VL == 8
+#define FORWARD_CHANNELS 3
+#define FORWARD_PIXELS 5
+static const int8_t anx_forward_width[FORWARD_CHANNELS + 1] = {0, 5, 3, 2};
+#define WEIGHT_ROWS 3
+#define WEIGHT_COLUMNS 9
+static const int8_t anx_weight_width[WEIGHT_ROWS + 1] = {0, 9, 5, 4};
+#else
+#define FORWARD_CHANNELS 3
+#define FORWARD_PIXELS 2
+static const int8_t anx_forward_width[FORWARD_CHANNELS + 1] = {0, 2, 1, 1};
+#define WEIGHT_ROWS 3
+#define WEIGHT_COLUMNS 9
+static const int8_t anx_weight_width[WEIGHT_ROWS + 1] = {0, 9, 5, 4};
+#endif
+
+/* Splits n into parts of at most most, as equal as possible: the size of the part that starts at `at`. */
+AI int anx_part(int n, int most, int at) {
+  const int left = n - at, parts = (left + most - 1) / most;
+  return (left + parts - 1) / parts;
+}
+
+AI void anx_forward_body(const anx_forward_tile *t, const float *x0, size_t at, const int KB, const int PB, const int ONE_TAP) {
+  vf a[KB * PB * LANES];
+  UNROLL for (int i = 0; i < KB * PB * LANES; i++) a[i] = vzero();
+  const float *wc = t->w;
+  const size_t x_c = t->x_c, x_p = t->x_p, w_c = t->w_c, w_k = t->w_k;
+  const int channels = t->channels, taps = ONE_TAP ? 1 : t->taps;
+  const int32_t *const x_tap = t->x_tap, *const w_tap = t->w_tap;
+  if (ONE_TAP) {
+    x0 += x_tap[0];
+    wc += w_tap[0];
+  }
+  for (int c = 0; c < channels; c++, x0 += x_c, wc += w_c) {
+    for (int i = 0; i < taps; i++) {
+      const float *x = ONE_TAP ? x0 : x0 + x_tap[i], *w = ONE_TAP ? wc : wc + w_tap[i];
+      vf v[PB * LANES];
+      UNROLL for (int p = 0; p < PB; p++) {
+        UNROLL for (int l = 0; l < LANES; l++) v[p * LANES + l] = vload(x + (size_t)p * x_p + l * VL);
+      }
+      UNROLL for (int k = 0; k < KB; k++) {
+        const vf b = vset(w[(size_t)k * w_k]);
+        UNROLL for (int p = 0; p < PB * LANES; p++) a[k * PB * LANES + p] = vfma(b, v[p], a[k * PB * LANES + p]);
+      }
+    }
+  }
+  UNROLL for (int k = 0; k < KB; k++) {
+    float *const y = t->y + at + (size_t)k * t->y_k;
+    if (t->bias) {
+      const vf b = vset(t->bias[k]);
+      UNROLL for (int p = 0; p < PB * LANES; p++) a[k * PB * LANES + p] = a[k * PB * LANES + p] + b;
+    }
+    if (t->add) {
+      const float *add = t->add + at + (size_t)k * t->y_k;
+      UNROLL for (int p = 0; p < PB; p++) {
+        UNROLL for (int l = 0; l < LANES; l++) {
+          const int i = (k * PB + p) * LANES + l;
+          a[i] = a[i] + vload(add + (size_t)p * t->y_p + l * VL);
+        }
+      }
+    }
+    if (t->raw) {
+      const float *raw = t->raw + at + (size_t)k * t->y_k;
+      float *sums = t->sums + 32 * k;
+      const vf s = vset(t->s[k]), shift = vset(t->t[k]), mean = vset(t->mean[k]);
+      UNROLL for (int l = 0; l < LANES; l++) {
+        vf s1 = vload(sums + l * VL), s2 = vload(sums + 16 + l * VL);
+        UNROLL for (int p = 0; p < PB; p++) {
+          const int i = (k * PB + p) * LANES + l;
+          const vf r = vload(raw + (size_t)p * t->y_p + l * VL);
+          a[i] = vkeep_gt(a[i], vfma(s, r, shift), vzero());
+          s1 = s1 + a[i];
+          s2 = vfma(a[i], r - mean, s2);
+        }
+        vstore(sums + l * VL, s1);
+        vstore(sums + 16 + l * VL, s2);
+      }
+    } else if (t->sums) {
+      float *sums = t->sums + 32 * k;
+      UNROLL for (int l = 0; l < LANES; l++) {
+        vf s1 = vload(sums + l * VL), s2 = vload(sums + 16 + l * VL);
+        UNROLL for (int p = 0; p < PB; p++) {
+          const int i = (k * PB + p) * LANES + l;
+          s1 = s1 + a[i];
+          s2 = vfma(a[i], a[i], s2);
+        }
+        vstore(sums + l * VL, s1);
+        vstore(sums + 16 + l * VL, s2);
+      }
+    }
+    UNROLL for (int p = 0; p < PB; p++) {
+      UNROLL for (int l = 0; l < LANES; l++) vstore(y + (size_t)p * t->y_p + l * VL, a[(k * PB + p) * LANES + l]);
+    }
+  }
+}
+
+#define FORWARD_ONE(KB, PB)                                                                                          \
+  static __attribute__((noinline)) void forward_##KB##_##PB(const anx_forward_tile *t, int first, int tiles) {        \
+    for (int i = 0; i < tiles; i++) {                                                                                 \
+      const size_t p = (size_t)first + (size_t)i * PB;                                                                \
+      if (t->taps == 1) anx_forward_body(t, t->x + p * t->x_p, p * t->y_p, KB, PB, 1);                                \
+      else anx_forward_body(t, t->x + p * t->x_p, p * t->y_p, KB, PB, 0);                                             \
+    }                                                                                                                 \
+  }
+
+#define WEIGHT_ARGUMENTS                                                                                              \
+  const float *d, size_t d_k, const float *const *columns, int n1, size_t d1, size_t a1, int n2, size_t d2, size_t a2, int n3, size_t d3, \
+      size_t a3, float *lanes
+
+/* lanes: [KB][JB][16] sums over n1 x n2 x n3 pixels of d[k] times columns[j], with the strides given for each level. */
+AI void anx_weight_body(WEIGHT_ARGUMENTS, const int KB, const int JB) {
+  for (int l = 0; l < LANES; l++) {
+    vf a[KB * JB];
+    UNROLL for (int i = 0; i < KB * JB; i++) a[i] = vzero();
+    for (int i1 = 0; i1 < n1; i1++) {
+      for (int i2 = 0; i2 < n2; i2++) {
+        const float *dd = d + (size_t)i1 * d1 + (size_t)i2 * d2 + l * VL;
+        const size_t at = (size_t)i1 * a1 + (size_t)i2 * a2 + (size_t)l * VL;
+        const float *c[JB];
+        UNROLL for (int j = 0; j < JB; j++) c[j] = columns[j] + at;
+        size_t o = 0;
+        for (int i3 = 0; i3 < n3; i3++, dd += d3, o += a3) {
+          vf v[KB];
+          UNROLL for (int k = 0; k < KB; k++) v[k] = vload(dd + (size_t)k * d_k);
+          UNROLL for (int j = 0; j < JB; j++) {
+            const vf b = vload(c[j] + o);
+            UNROLL for (int k = 0; k < KB; k++) a[k * JB + j] = vfma(v[k], b, a[k * JB + j]);
+          }
+        }
+      }
+    }
+    UNROLL for (int i = 0; i < KB * JB; i++) vstore(lanes + i * 16 + l * VL, a[i]);
+  }
+}
+
+#define WEIGHT_ONE(KB, JB)                                                                  \
+  static __attribute__((noinline)) void weight_##KB##_##JB(WEIGHT_ARGUMENTS) {              \
+    anx_weight_body(d, d_k, columns, n1, d1, a1, n2, d2, a2, n3, d3, a3, lanes, KB, JB);    \
+  }
+
+#if FORWARD_CHANNELS == 6 && FORWARD_PIXELS == 8
+#define FORWARD_ALL(F) F(1,1) F(1,2) F(1,3) F(1,4) F(1,5) F(1,6) F(1,7) F(1,8) F(2,1) F(2,2) F(2,3) F(2,4) F(2,5) F(2,6) F(2,7) F(2,8) \
+  F(3,1) F(3,2) F(3,3) F(3,4) F(3,5) F(3,6) F(3,7) F(3,8) F(4,1) F(4,2) F(4,3) F(4,4) F(4,5) F(4,6) F(5,1) F(5,2) F(5,3) F(5,4) \
+  F(6,1) F(6,2) F(6,3) F(6,4)
+#elif FORWARD_CHANNELS == 6
+#define FORWARD_ALL(F) F(1,1) F(1,2) F(1,3) F(1,4) F(2,1) F(2,2) F(2,3) F(3,1) F(3,2) F(4,1) F(5,1) F(6,1)
+#elif FORWARD_PIXELS == 5
+#define FORWARD_ALL(F) F(1,1) F(1,2) F(1,3) F(1,4) F(1,5) F(2,1) F(2,2) F(2,3) F(3,1) F(3,2)
+#else
+#define FORWARD_ALL(F) F(1,1) F(1,2) F(2,1) F(3,1)
+#endif
+#if WEIGHT_ROWS == 6
+#define WEIGHT_ALL(F) F(1,1) F(1,2) F(1,3) F(1,4) F(1,5) F(1,6) F(1,7) F(1,8) F(1,9) F(2,1) F(2,2) F(2,3) F(2,4) F(2,5) F(2,6) F(2,7) F(2,8) \
+  F(2,9) F(3,1) F(3,2) F(3,3) F(3,4) F(3,5) F(3,6) F(3,7) F(3,8) F(4,1) F(4,2) F(4,3) F(4,4) F(4,5) F(4,6) F(5,1) F(5,2) F(5,3) F(5,4) \
+  F(6,1) F(6,2) F(6,3) F(6,4)
+#else
+#define WEIGHT_ALL(F) F(1,1) F(1,2) F(1,3) F(1,4) F(1,5) F(1,6) F(1,7) F(1,8) F(1,9) F(2,1) F(2,2) F(2,3) F(2,4) F(2,5) F(3,1) F(3,2) F(3,3) \
+  F(3,4)
+#endif
+
+#ifdef ANX_TILE_BODIES /* tile.c alone compiles the tiles */
+FORWARD_ALL(FORWARD_ONE)
+WEIGHT_ALL(WEIGHT_ONE)
+#endif
+
+/* Computes channels k..k+kb-1 (kb at most FORWARD_CHANNELS) of count pixels. */
+void FN(anx_forward)(const anx_forward_tile *, int kb, int count);
+/* dW[k0 + k][..] += ... for a block of kb x jb weights; out[k * JB + j] receives the sums over the pixels. */
+void FN(anx_weight)(WEIGHT_ARGUMENTS, int kb, int jb);
+
+#endif
