@@ -139,9 +139,9 @@ func TestImpossibleSpacesSaySo(t *testing.T) {
 			return must[Space](t)(ParseSpace([]byte(one), "one")).Sample(1, 2, 300)
 		},
 		"only 11 of 50 architectures found in 500 candidates (11 in the band": func() (Population, error) { return DefaultSpace().Sample(1, 50, 500) },
-		"draw more candidates, or widen the band":                           func() (Population, error) { return DefaultSpace().Sample(1, 50, 100) }, // the band lies between what is seen
-		"count is 0, must be 1 to 1000000":                                  func() (Population, error) { return DefaultSpace().Sample(1, 0, 0) },
-		"count is 1000001":                                                  func() (Population, error) { return DefaultSpace().Sample(1, 1_000_001, 0) },
+		"draw more candidates, or widen the band":                             func() (Population, error) { return DefaultSpace().Sample(1, 50, 100) }, // the band lies between what is seen
+		"count is 0, must be 1 to 1000000":                                    func() (Population, error) { return DefaultSpace().Sample(1, 0, 0) },
+		"count is 1000001":                                                    func() (Population, error) { return DefaultSpace().Sample(1, 1_000_001, 0) },
 	} {
 		if _, err := try(); !errors.Is(err, ErrInput) || !contains(err, want) {
 			t.Errorf("error %v, want %q", err, want)

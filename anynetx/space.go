@@ -169,6 +169,6 @@ func compatible(s Stage) Stage {
 		groups++
 	}
 	s.GroupWidth = group
-	s.Width = max(group, groups*group) * s.Bottleneck
+	s.Width = groups * group * s.Bottleneck // at least one group, since group <= inner
 	return s
 }

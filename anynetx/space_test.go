@@ -141,6 +141,27 @@ func TestSpaceMadeByHandIsValidated(t *testing.T) {
 	}
 }
 
+func TestBandIsClosed(t *testing.T) {
+	for _, c := range []struct {
+		r    Range
+		v    int64
+		want bool
+	}{
+		{Range{5, 7}, 4, false}, {Range{5, 7}, 5, true}, {Range{5, 7}, 7, true}, {Range{5, 7}, 8, false},
+		{Range{5, 0}, 4, false}, {Range{5, 0}, 1 << 62, true}, {Range{0, 7}, 0, true}, {Range{0, 7}, 8, false}, {Range{}, 3, true},
+	} {
+		if got := c.r.Contains(c.v); got != c.want {
+			t.Errorf("%v contains %d: %v", c.r, c.v, got)
+		}
+	}
+	b := Band{Range{1, 2}, Range{3, 4}, Range{5, 6}}
+	for c, want := range map[Complexity]bool{{1, 3, 5}: true, {2, 4, 6}: true, {3, 3, 5}: false, {1, 5, 5}: false, {1, 3, 7}: false} {
+		if got := b.Contains(c); got != want {
+			t.Errorf("%v contains %+v: %v", b, c, got)
+		}
+	}
+}
+
 func TestCompatibleStagesAreValidAndNear(t *testing.T) {
 	for before, want := range map[Stage]Stage{ // by hand, from pycls's rule
 		{1, 24, 1, 16}:   {1, 32, 1, 16},   // 24/16 = 1.5 rounds to 2
@@ -212,4 +233,33 @@ func FuzzParseSpace(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What the paper promises of widths (divisible by 8, at most 1024) survives compatibility, for every draw of its law; of a law with
+// every integer as group width that is not so (docs/deviations.md).
+func TestPapersWidthsStayDivisibleBy8(t *testing.T) {
+	s := DefaultSpace()
+	count := func(groups Law) (stages, odd int) {
+		for _, w := range s.Width.Values() {
+			for _, b := range s.Bottleneck.Values() {
+				for _, g := range groups.Values() {
+					stage := compatible(Stage{1, w, b, g})
+					stages++
+					if stage.Width%8 != 0 {
+						odd++
+					}
+					if stage.Width > 1024 && groups.String() == s.GroupWidth.String() {
+						t.Errorf("w %d b %d g %d becomes %v", w, b, g, stage)
+					}
+				}
+			}
+		}
+		return
+	}
+	if stages, odd := count(s.GroupWidth); stages != 128*3*6 || odd != 0 {
+		t.Errorf("%d of %d stages have a width that 8 does not divide", odd, stages)
+	}
+	if stages, odd := count(must[Law](t)(Uniform(1, 32, 1))); odd == 0 {
+		t.Errorf("of %d stages with any group width, every width is divisible by 8", stages)
+	}
 }
