@@ -74,7 +74,7 @@ func (s Space) Sample(seed uint64, count int, maxDraws uint64) (Population, erro
 		}
 	}
 	advice := "draw more candidates, or widen the band"
-	if p.InBand == 0 && nearest.oneSided() {
+	if nearest.oneSided() {
 		advice = "move or widen the band, or change the ranges of depth and width"
 	} else if p.Repeated > p.InBand/2 {
 		advice = "the space is nearly used up: ask for fewer, or widen its ranges or its band"

@@ -167,6 +167,29 @@ func TestImpossibleSpacesSaySo(t *testing.T) {
 	}
 }
 
+func TestOneSided(t *testing.T) {
+	band := Band{FLOPs: Range{10, 20}, Params: Range{High: 5}}
+	for _, c := range []struct {
+		seen []Complexity
+		want bool
+	}{
+		{nil, true},
+		{[]Complexity{{FLOPs: 9, Params: 5}}, true},                           // all FLOPs below
+		{[]Complexity{{FLOPs: 21, Params: 5}, {FLOPs: 30, Params: 1}}, true},  // all above
+		{[]Complexity{{FLOPs: 9, Params: 5}, {FLOPs: 21, Params: 5}}, false},  // on both sides
+		{[]Complexity{{FLOPs: 10, Params: 6}}, true},                          // all parameters above
+		{[]Complexity{{FLOPs: 10, Params: 6}, {FLOPs: 21, Params: 5}}, false}, // each within, never both
+	} {
+		n := band.nearest()
+		for _, v := range c.seen {
+			n.see(v)
+		}
+		if got := n.oneSided(); got != c.want {
+			t.Errorf("%v: one-sided %v (%v)", c.seen, got, n)
+		}
+	}
+}
+
 func BenchmarkDefaultPopulation(b *testing.B) {
 	for b.Loop() {
 		if _, err := DefaultSpace().Sample(1, 500, 0); err != nil {

@@ -272,7 +272,7 @@ def small_networks():
 
 def files():
     ranges = [(1, 16, 1), (8, 1024, 8), (3, 12, 3), (2, 8, 1), (5, 5, 5), (64, 96, 16), (7, 4095, 7),
-              (30, 48, 3)]  # log(36/27) / log(48/27) is 1/2, though no binary number is 36/27
+              (10, 25, 1), (10, 49, 1), (26, 36, 1)]  # log(15/9) / log(25/9) is 1/2, though no binary number is 15/9
     laws = {f"{low} {high} {q}": [f"{t:016x}" for t in log_uniform(low, high, q)[1]] for low, high, q in ranges}
     names_of = {"stages": [[1, 16, 1, 8], [2, 48, 2, 3], [1, 48, 4, 12], [1, 40, 1, 1]], "setting": SMALL}
     return {
