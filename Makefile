@@ -36,7 +36,7 @@ native:
 study: ## train, analyse and report studies/quick.yaml (STUDY=file OUT=folder for another); again: resumes, or is done at once
 	@scripts/install.sh study
 	@$(MAKE) --no-print-directory build
-	bin/anynetx data prepare --study $(STUDY)
+	bin/anynetx data fetch --study $(STUDY)
 	bin/anynetx study run $(STUDY) --out $(OUT)
 	bin/anynetx analyze $(OUT)
 
@@ -57,7 +57,7 @@ fuzz: ## every fuzz target for FUZZ_SECONDS (30)
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 # Readers of our Parquet files, for tests only.
-build/venv: scripts/readers.txt
+build/venv: scripts/readers/requirements.txt
 	@rm -rf $@
 	python3 -m venv $@
 	$@/bin/pip install --quiet --disable-pip-version-check --retries 5 -r $<

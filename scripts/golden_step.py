@@ -5,7 +5,8 @@
 
 Each file: the case as JSON in the metadata; images, labels; initial.* (state), gradient.*, step1.* and step3.* (state), and
 losses: of the three training steps (batch norm in training mode), then of the test pass after each (from running statistics, not smoothed).
-Printed beside: how far PyTorch's own float32 is from its float64, per kind of figure; the test's tolerances are a multiple of that.
+Printed and kept in the metadata: how far PyTorch's own float32 is from its float64, or float64 from weights changed in their 24th bit,
+whichever is more, for each kind of figure; the test's tolerances are a multiple of that.
 """
 import json
 import pathlib
@@ -21,18 +22,18 @@ import anynet  # noqa: E402
 CASES = {
     "res": dict(depths=[1, 2, 1, 1], widths=[8, 18, 20, 24], bottlenecks=[1, 2, 1, 4], group_widths=[1, 3, 5, 6], strides=[1, 2, 2, 1],
                 stem="res_stem_in", stem_width=8, classes=7, resolution=33, channels=3,
-                label_smoothing=0.1, nesterov=True, weight_decay=5e-3, bn_weight_decay=None),
+                learning_rate=0.05, label_smoothing=0.1, nesterov=True, weight_decay=5e-3, bn_weight_decay=None),
     "simple": dict(depths=[1, 1, 2, 1], widths=[8, 12, 14, 16], bottlenecks=[1, 1, 2, 1], group_widths=[4, 12, 7, 2], strides=[1, 2, 1, 2],
                    stem="simple_stem_in", stem_width=12, classes=10, resolution=28, channels=1,
-                   label_smoothing=0.0, nesterov=False, weight_decay=5e-3, bn_weight_decay=0.0),
+                   learning_rate=0.05, label_smoothing=0.0, nesterov=False, weight_decay=5e-3, bn_weight_decay=0.0),
     "cifar": dict(depths=[2, 1, 1, 1], widths=[6, 12, 22, 26], bottlenecks=[1, 4, 1, 2], group_widths=[3, 1, 11, 13], strides=[1, 2, 2, 2],
                   stem="res_stem_cifar", stem_width=6, classes=3, resolution=17, channels=3,
-                  label_smoothing=0.0, nesterov=True, weight_decay=0.0, bn_weight_decay=1e-2),
+                  learning_rate=0.05, label_smoothing=0.0, nesterov=True, weight_decay=0.0, bn_weight_decay=1e-2),
     "one": dict(depths=[1, 1, 1, 2], widths=[8, 8, 16, 16], bottlenecks=[1, 1, 1, 1], group_widths=[8, 8, 16, 16], strides=[2, 2, 2, 2],
                 stem="res_stem_in", stem_width=8, classes=5, resolution=16, channels=1,
-                label_smoothing=0.2, nesterov=False, weight_decay=1e-3, bn_weight_decay=1e-3),
+                learning_rate=0.005, label_smoothing=0.2, nesterov=False, weight_decay=1e-3, bn_weight_decay=1e-3),
 }
-BATCH, RATE, MOMENTUM, EPSILON, BN_MOMENTUM, MEAN, STD = 16, 0.05, 0.9, 1e-5, 0.1, 0.5, 0.25
+BATCH, MOMENTUM, EPSILON, BN_MOMENTUM, MEAN, STD = 16, 0.9, 1e-5, 0.1, 0.5, 0.25
 
 
 def build(case, dtype):
@@ -69,7 +70,7 @@ def steps(case, initial, images, labels, dtype):
     n = build(case, dtype)
     n.load_state_dict(initial, strict=False)
     x = ((images.to(torch.float64) / 255 - MEAN) / STD).to(dtype).expand(-1, 3, -1, -1)
-    optimizer = torch.optim.SGD(anynet.parameter_groups(n, case["weight_decay"], case["bn_weight_decay"]), lr=RATE, momentum=MOMENTUM, nesterov=case["nesterov"])
+    optimizer = torch.optim.SGD(anynet.parameter_groups(n, case["weight_decay"], case["bn_weight_decay"]), lr=case["learning_rate"], momentum=MOMENTUM, nesterov=case["nesterov"])
     train, test, out = [], [], {}
     for step in (1, 2, 3):
         n.train()
@@ -96,18 +97,24 @@ def main():
         torch.manual_seed(seed)
         initial, images, labels = start(case)
         golden = steps(case, initial, images, labels, torch.float64)
-        single = steps(case, initial, images, labels, torch.float32)
+        runs = [steps(case, initial, images, labels, torch.float32)]
+        for _ in range(8):
+            near = {k: v.double() * (1 + 2**-23 * torch.randn(v.shape, dtype=torch.float64)) for k, v in initial.items()}
+            runs.append(steps(case, near, images, labels, torch.float64))
         worst = {}
-        for k, v in golden.items():
-            kind = k.split(".")[0]
-            worst[kind] = max(worst.get(kind, 0), ((single[k] - v).norm() / v.norm()).item())
+        for run in runs:
+            for k, v in golden.items():
+                kind = k.split(".")[0]
+                worst[kind] = max(worst.get(kind, 0), ((run[k] - v).norm() / v.norm()).item())
+        # A step across a kink of a ReLU, or of a max-pool, would make figures of three steps a matter of luck.
+        assert worst["step3"] < 3e-5, (name, worst, "lower the case's learning rate")
         tensors = {"images": images.permute(0, 2, 3, 1).contiguous().float().flatten(), "labels": labels.float()}
         tensors.update({"initial." + k: v for k, v in initial.items()})
         tensors.update(golden)
-        info = dict(case, float32=worst, batch=BATCH, learning_rate=RATE, momentum=MOMENTUM, bn_epsilon=EPSILON, bn_momentum=BN_MOMENTUM, mean=MEAN, std=STD)
+        info = dict(case, float32=worst, batch=BATCH, momentum=MOMENTUM, bn_epsilon=EPSILON, bn_momentum=BN_MOMENTUM, mean=MEAN, std=STD)
         path = folder / ("golden-%s.safetensors" % name)
         anynet.write_safetensors(path, tensors, {"case": json.dumps(info)})
-        print(name, path.stat().st_size, "bytes; PyTorch's float32 against float64:", {k: "%.1e" % v for k, v in worst.items()})
+        print(name, path.stat().st_size, "bytes; float32 against float64:", {k: "%.1e" % v for k, v in worst.items()})
 
 
 def check(path):
