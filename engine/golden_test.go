@@ -36,7 +36,7 @@ type goldenCase struct {
 	BNMomentum   float64            `json:"bn_momentum"`
 	Mean         float64            `json:"mean"`
 	Std          float64            `json:"std"`
-	Float32      map[string]float64 `json:"float32"` // PyTorch's float32 against its float64
+	Float32      map[string]float64 `json:"float32"` // what PyTorch's float32, or changed last bits, are off by
 }
 
 type golden struct {
@@ -91,7 +91,7 @@ func (g *golden) with(prefix string) *Weights {
 	return w
 }
 
-// tolerance of a kind of figure: eight times what PyTorch's own float32 is off by, or what the rounding of the longest sum (over N P Q)
+// tolerance of a kind of figure: eight times what PyTorch's own float32 is off by (the script says how), or what the rounding of the longest sum (over N P Q)
 // comes to if its errors add like a random walk, whichever is more.
 func (g *golden) tolerance(kind string) float64 {
 	stem := g.config.Network.Stem
