@@ -49,9 +49,9 @@ def with_polars(study, pattern):
 
 
 def with_pyarrow(study, pattern):
-    files = sorted(pathlib.Path(study).glob(pattern))
-    # One file at a time, without guessing at partitions from the folders' names: the column `dataset` is in the file too.
-    table = pyarrow.concat_tables(pyarrow.parquet.read_table(f, partitioning=None) for f in files)
+    # What pandas.read_parquet(..., partitioning=None) calls. Without that word pyarrow takes `dataset` from the folders' names a second
+    # time, as another type than the column in the files, and refuses.
+    table = pyarrow.parquet.read_table(pathlib.Path(study) / pattern.split("/")[0], partitioning=None)
     nulls = {c: table[c].null_count for c in table.column_names}
     sums = {}
     for c in table.column_names:
