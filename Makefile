@@ -7,9 +7,9 @@ SHELL := /bin/bash
 export CGO_ENABLED := 1
 export CGO_CFLAGS  ?= -O2 -g
 export CGO_LDFLAGS ?=
+export GOFLAGS     := -mod=readonly -trimpath -buildvcs=false
 # The commit goes into the program where git can say it.
-vcs := $(shell git rev-parse --verify -q HEAD >/dev/null 2>&1 && echo true || echo false)
-export GOFLAGS := -mod=readonly -trimpath -buildvcs=$(vcs)
+vcs := $(shell git status --porcelain >/dev/null 2>&1 && echo true || echo false)
 
 jobs := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 STUDY ?= studies/quick.yaml
@@ -23,7 +23,7 @@ help: ## this list
 .PHONY: build native
 build: native ## the program and its back ends: bin/anynetx and build/lib
 	@mkdir -p bin
-	go build -o bin/anynetx ./cmd/anynetx
+	go build -buildvcs=$(vcs) -o bin/anynetx ./cmd/anynetx
 	@for l in build/lib/libanx_*; do ln -sf "../$$l" bin/; done
 
 native:
