@@ -153,6 +153,14 @@ typedef struct anx_device_info {
   uint64_t memory_bytes;
 } anx_device_info;
 
+/* What a context's device could do at best with its isa and threads, measured: the numbers that fractions of peak are fractions of. */
+typedef struct anx_ceilings {
+  double fma_f32_gflops;  /* 2 per fused multiply-add */
+  double dot_bf16_gflops; /* bf16 products summed in fp32; 0 where the device has no such instruction */
+  double copy_gb_per_s;   /* bytes read and written, memory beyond every cache */
+  double read_gb_per_s;
+} anx_ceilings;
+
 typedef struct anx_context_desc {
   int32_t device;
   int32_t threads;  /* CPU: threads of one model, >= 1 */
@@ -192,6 +200,8 @@ typedef struct anx_api {
   anx_status (*synchronize)(anx_context *);
   /* Nanoseconds and runs of each op since the last call; the first call starts the clocks. ns, runs: [ops].  */
   anx_status (*program_profile)(anx_context *, anx_program *, uint64_t *ns, uint64_t *runs);
+  /* Takes about so many seconds, in all. May be NULL: ANX_UNSUPPORTED. */
+  anx_status (*ceilings)(anx_context *, anx_ceilings *out, double seconds);
 } anx_api;
 
 /* The one symbol a back end exports. NULL if it does not know the version asked for. */

@@ -17,6 +17,8 @@ func layouts() []fieldLayout {
 	var ct C.anx_tensor
 	var o Op
 	var co C.anx_op
+	var ceilings Ceilings
+	var cCeilings C.anx_ceilings
 	return []fieldLayout{
 		{"tensor", 0, unsafe.Sizeof(t), 0, C.sizeof_anx_tensor},
 		{"tensor.layout", unsafe.Offsetof(t.Layout), unsafe.Sizeof(t.Layout), unsafe.Offsetof(ct.layout), unsafe.Sizeof(ct.layout)},
@@ -47,6 +49,9 @@ func layouts() []fieldLayout {
 		{"op.out", unsafe.Offsetof(o.Out), unsafe.Sizeof(o.Out), unsafe.Offsetof(co.out), unsafe.Sizeof(co.out)},
 		{"op.slot", unsafe.Offsetof(o.Slot), unsafe.Sizeof(o.Slot), unsafe.Offsetof(co.slot), unsafe.Sizeof(co.slot)},
 		{"op.f", unsafe.Offsetof(o.F), unsafe.Sizeof(o.F), unsafe.Offsetof(co.f), unsafe.Sizeof(co.f)},
+		{"ceilings", 0, unsafe.Sizeof(ceilings), 0, C.sizeof_anx_ceilings},
+		{"ceilings.dot", unsafe.Offsetof(ceilings.DotBF16GFLOPs), 8, unsafe.Offsetof(cCeilings.dot_bf16_gflops), 8},
+		{"ceilings.read", unsafe.Offsetof(ceilings.ReadGBPerS), 8, unsafe.Offsetof(cCeilings.read_gb_per_s), 8},
 		{"alignment", 0, Alignment, 0, C.ANX_ALIGNMENT},
 		{"counters", 0, Counters, 0, C.ANX_COUNTERS},
 		{"sample columns", 0, SampleColumns, 0, C.ANX_SAMPLE_COLUMNS},

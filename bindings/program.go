@@ -15,7 +15,7 @@ type Program struct {
 	context *Context
 	handle  *C.anx_program
 	buffers []*Buffer
-	ops     int
+	records []Op
 	slots   int
 }
 
@@ -59,7 +59,7 @@ func (c *Context) NewProgram(d ProgramDesc, buffers []*Buffer) (*Program, error)
 	if err := c.check(C.anx_shim_program_create(c.library.api, c.handle, &desc, &handle, cTensors(d), cOps(d), unsafe.SliceData(handles))); err != nil {
 		return nil, err
 	}
-	p := &Program{c, handle, append([]*Buffer(nil), buffers...), len(d.Ops), d.Slots}
+	p := &Program{c, handle, append([]*Buffer(nil), buffers...), append([]Op(nil), d.Ops...), d.Slots}
 	c.programs[p] = struct{}{}
 	return p, nil
 }
@@ -84,7 +84,7 @@ func (p *Program) Profile() (ns, runs []uint64, err error) {
 	if p.handle == nil {
 		return nil, nil, invalid("program_profile: the program is closed")
 	}
-	ns, runs = make([]uint64, p.ops), make([]uint64, p.ops)
+	ns, runs = make([]uint64, len(p.records)), make([]uint64, len(p.records))
 	c := p.context
 	err = c.check(C.anx_shim_program_profile(c.library.api, c.handle, p.handle, (*C.uint64_t)(unsafe.SliceData(ns)), (*C.uint64_t)(unsafe.SliceData(runs))))
 	if err != nil {

@@ -394,6 +394,21 @@ static anx_status program_profile(anx_context *c, anx_program *p, uint64_t *ns, 
   return ANX_OK;
 }
 
+#if defined(ANX_X86)
+anx_status anx_measure_ceilings_avx512(anx_failure *, anx_pool *, anx_ceilings *, double), anx_measure_ceilings_avx2(anx_failure *, anx_pool *, anx_ceilings *, double);
+#endif
+anx_status anx_measure_ceilings_portable(anx_failure *, anx_pool *, anx_ceilings *, double);
+
+static anx_status ceilings(anx_context *c, anx_ceilings *out, double seconds) {
+  if (!c || !c->kernels) return ANX_INVALID_ARGUMENT;
+  if (!out || !(seconds > 0 && seconds <= 3600)) return anx_fail(&c->failure, ANX_INVALID_ARGUMENT, "ceilings: %g seconds", seconds);
+#if defined(ANX_X86)
+  if (c->kernels == &anx_kernels_of_avx512) return anx_measure_ceilings_avx512(&c->failure, c->pool, out, seconds);
+  if (c->kernels == &anx_kernels_of_avx2) return anx_measure_ceilings_avx2(&c->failure, c->pool, out, seconds);
+#endif
+  return anx_measure_ceilings_portable(&c->failure, c->pool, out, seconds);
+}
+
 static const anx_api api = {
     .abi_version = ANX_ABI_VERSION, .struct_bytes = sizeof(anx_api), .name = "cpu",
     .device_count = device_count, .device_info = device_info,
@@ -401,6 +416,6 @@ static const anx_api api = {
     .tensor_bytes = tensor_bytes, .buffer_create = buffer_create, .buffer_destroy = buffer_destroy, .buffer_write = buffer_write,
     .buffer_read = buffer_read, .pack = pack, .unpack = unpack,
     .program_workspace = program_workspace, .program_create = program_create, .program_destroy = program_destroy, .program_run = program_run,
-    .synchronize = synchronize, .program_profile = program_profile};
+    .synchronize = synchronize, .program_profile = program_profile, .ceilings = ceilings};
 
 ANX_EXPORT const anx_api *anx_get_api(uint32_t abi_version) { return abi_version == ANX_ABI_VERSION ? &api : NULL; }
