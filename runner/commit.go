@@ -1,0 +1,308 @@
+package runner
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"anynetx/results"
+)
+
+// errFenced says that another attempt has taken the run over.
+var errFenced = errors.New("another attempt has taken this run over")
+
+// result is what a run came to.
+type result struct {
+	status, class string
+	epochs        []EpochResult
+}
+
+// commit makes a result part of the study. The epochs go first, so that one rename, that of the row in runs, commits both.
+func (s *Store) commit(r *PlannedRun, l *lease, res result) error {
+	if l.fenced() {
+		return errFenced
+	}
+	run, epochs := r.rows(res)
+	if len(epochs) > 0 {
+		path, err := results.Path(s.Dir, "epochs", r.Task.Dataset, r.ID)
+		if err != nil {
+			return err
+		}
+		err = results.Write(path, "epochs", epochs, s.metadata())
+		if errors.Is(err, results.ErrExists) {
+			if done, e := s.committed(r); done || e != nil {
+				return cmp.Or(e, err)
+			}
+			// Left by an attempt that ended before its commit, under another library: no result yet, so it makes room.
+			if err = os.Remove(path); err == nil {
+				err = results.Write(path, "epochs", epochs, s.metadata())
+			}
+		}
+		if err != nil {
+			return commitError(err)
+		}
+		tell(s.hook, "epochs committed")
+	}
+	if l.fenced() {
+		return errFenced
+	}
+	path, err := results.Path(s.Dir, "runs", r.Task.Dataset, r.ID)
+	if err != nil {
+		return err
+	}
+	if err := results.Write(path, "runs", []runRow{run}, s.metadata()); err != nil {
+		return commitError(err)
+	}
+	tell(s.hook, "runs committed")
+	s.mu.Lock()
+	s.known[r.ID] = true
+	s.mu.Unlock()
+	s.indexCommit(run)
+	return nil
+}
+
+func commitError(err error) error {
+	if errors.Is(err, results.ErrExists) {
+		return err
+	}
+	return diskError(err)
+}
+
+// rows are a run's rows: functions of its inputs.
+func (r *PlannedRun) rows(res result) (runRow, []epochRow) {
+	t := r.Task
+	row := runRow{RunID: r.ID, ArchID: r.Member.ID, Task: t.Name, Dataset: t.Dataset, Replicate: int64(r.Replicate),
+		Status: res.status, FailureClass: res.class, Epochs: int64(len(res.epochs))}
+	top5 := func(v float64) *float64 {
+		if t.Classes <= 5 {
+			return nil
+		}
+		return measured(v)
+	}
+	var epochs []epochRow
+	for _, e := range res.epochs {
+		epochs = append(epochs, epochRow{RunID: r.ID, ArchID: r.Member.ID, Task: t.Name, Dataset: t.Dataset, Replicate: int64(r.Replicate),
+			Epoch: int64(e.Epoch) + 1, Rate: e.LearningRate, TrainLoss: measured(e.TrainLoss), TrainTop1: measured(e.TrainTop1ErrPct), TrainTop5: top5(e.TrainTop5ErrPct),
+			TestLoss: measured(e.TestLoss), TestTop1: measured(e.TestTop1ErrPct), TestTop5: top5(e.TestTop5ErrPct)})
+		if v := measured(e.TestTop1ErrPct); v != nil && (row.BestTestTop1 == nil || *v < *row.BestTestTop1) {
+			row.BestTestTop1, row.BestEpoch = v, ptr(int64(e.Epoch)+1)
+		}
+	}
+	if res.status == statusDone && len(epochs) > 0 {
+		last := epochs[len(epochs)-1]
+		row.TestTop1, row.TestTop5, row.TrainTop1, row.TrainTop5 = last.TestTop1, last.TestTop5, last.TrainTop1, last.TrainTop5
+		row.TestLoss, row.TrainLoss = last.TestLoss, last.TrainLoss
+	}
+	return row, epochs
+}
+
+// measured is nil for what is no number.
+func measured(v float64) *float64 {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return nil
+	}
+	return &v
+}
+
+func (s *Store) attemptPath(runID string, attempt int) string {
+	return filepath.Join(s.Dir, "attempts", fmt.Sprintf("%s-%d.parquet", runID, attempt))
+}
+
+// publishAttempts writes the rows of a run's ended attempts.
+func (s *Store) publishAttempts(runID string) error {
+	list, err := readAttempts(s.workDir(runID))
+	if err != nil {
+		return err
+	}
+	for _, a := range list {
+		if a.end == nil || a.end.RunID == "" || a.end.Attempt != int64(a.lease.Attempt) {
+			continue // in progress, or torn by a crash of the machine: nothing is known
+		}
+		err := results.Write(s.attemptPath(runID, a.lease.Attempt), "attempts", []attemptRow{*a.end}, s.metadata())
+		if err != nil && !errors.Is(err, results.ErrExists) {
+			return diskError(err)
+		}
+	}
+	return nil
+}
+
+// clear removes the work folder of a committed run, once its attempts are written.
+func (s *Store) clear(runID string) error {
+	if err := s.publishAttempts(runID); err != nil {
+		return err
+	}
+	tell(s.hook, "attempts published")
+	if err := os.RemoveAll(s.workDir(runID)); err != nil {
+		return diskError(err)
+	}
+	tell(s.hook, "work cleared")
+	return nil
+}
+
+// sweep ends what processes that are gone left behind: attempts without an end, work folders of committed runs, events, states that no
+// task waits for any more.
+func (s *Store) sweep(runs []*PlannedRun, me lease, quiet *silence) error {
+	byID := map[string]*PlannedRun{}
+	for _, r := range runs {
+		byID[r.ID] = r
+	}
+	entries, err := os.ReadDir(filepath.Join(s.Dir, "work"))
+	if err != nil {
+		return diskError(err)
+	}
+	for _, e := range entries {
+		r := byID[e.Name()]
+		if r == nil {
+			continue // not of this plan: a rank range that has moved on, or no run at all
+		}
+		list, err := readAttempts(s.workDir(r.ID))
+		if err != nil {
+			return err
+		}
+		busy := false
+		for i := range list {
+			if list[i].end != nil {
+				continue
+			}
+			if !list[i].lease.dead(me, quiet) {
+				busy = true
+			} else if _, err := s.lost(r, &list[i].lease); err != nil {
+				return err
+			}
+		}
+		done, err := s.committed(r)
+		if err != nil {
+			return err
+		}
+		if done && !busy {
+			err = s.clear(r.ID)
+		} else {
+			err = s.publishAttempts(r.ID)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return s.sweepStates(runs)
+}
+
+// sweepStates removes the final checkpoints of tasks whose continuing tasks are complete.
+func (s *Store) sweepStates(runs []*PlannedRun) error {
+	for i := range s.Plan.Tasks {
+		t := &s.Plan.Tasks[i]
+		if !s.Plan.needs(t, StartContinue) {
+			continue
+		}
+		open := false
+		for j := range s.Plan.Tasks {
+			follower := &s.Plan.Tasks[j]
+			if follower.Start != (Start{StartContinue, t.Name}) {
+				continue
+			}
+			n := 0
+			for _, r := range runs {
+				if r.Task == follower {
+					n++
+					done, err := s.committed(r)
+					if err != nil {
+						return err
+					}
+					open = open || !done
+				}
+			}
+			open = open || n == 0
+		}
+		for _, r := range runs {
+			if r.Task == t && !open {
+				if err := os.Remove(s.statePath(r.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return diskError(err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// needs says whether another task starts from the final weights (StartInit) or state (StartContinue) of a task.
+func (p *Plan) needs(t *Task, kind string) bool {
+	return slices.ContainsFunc(p.Tasks, func(o Task) bool { return o.Start == Start{kind, t.Name} })
+}
+
+// indexEntry is a line of work/index.jsonl.
+type indexEntry struct {
+	RunID    string   `json:"run_id"`
+	Task     string   `json:"task"`
+	ArchID   string   `json:"arch_id"`
+	Status   string   `json:"status"`
+	Class    string   `json:"class,omitempty"`
+	TestTop1 *float64 `json:"test_top1_err_pct,omitempty"`
+}
+
+func (s *Store) indexPath() string { return filepath.Join(s.Dir, "work", "index.jsonl") }
+
+// indexCommit notes a commit. The index may lack entries and never matters for correctness, so errors are of no account.
+func (s *Store) indexCommit(r runRow) {
+	text, err := json.Marshal(indexEntry{r.RunID, r.Task, r.ArchID, r.Status, r.FailureClass, r.TestTop1})
+	if err != nil {
+		return
+	}
+	f, err := os.OpenFile(s.indexPath(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	// A line feed first: a torn line before this one must not take it along. One write, so that lines of processes do not mix.
+	f.Write(fmt.Appendf(nil, "\n%08x %s\n", crc32.Checksum(text, castagnoli), text))
+}
+
+// index reads what the index knows, by run.
+func (s *Store) index() map[string]indexEntry {
+	data, err := os.ReadFile(s.indexPath())
+	if err != nil {
+		return nil
+	}
+	entries := map[string]indexEntry{}
+	for line := range lines(data) {
+		if records, _ := journalLines(line); len(records) == 1 {
+			var e indexEntry
+			if json.Unmarshal(records[0], &e) == nil {
+				entries[e.RunID] = e
+			}
+		}
+	}
+	return entries
+}
+
+// lines yields the lines of data with their line feeds.
+func lines(data []byte) func(func([]byte) bool) {
+	return func(yield func([]byte) bool) {
+		for len(data) > 0 {
+			end := slices.Index(data, '\n') + 1
+			if end == 0 {
+				end = len(data)
+			}
+			if !yield(data[:end]) {
+				return
+			}
+			data = data[end:]
+		}
+	}
+}
+
+// configSHA256 hashes all inputs of a run; the run's ID is the beginning of another such hash.
+func (r *PlannedRun) configSHA256() string {
+	h := sha256.New()
+	for _, in := range r.inputs {
+		fmt.Fprintf(h, "%s=%d:%s\n", in.name, len(in.value), in.value)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}

@@ -1,0 +1,383 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"anynetx/anynetx"
+)
+
+// RunOptions says how a study is carried out.
+type RunOptions struct {
+	StudyFile       string
+	Dir             string   // the study folder
+	DataDir         string   // of the data sets
+	Devices         []string // "cpu", "cuda:0" ...; workers take them in turn; empty: "cpu"
+	Workers         int      // processes; 0: one per core of a CPU, one per device otherwise
+	CheckpointEvery time.Duration
+	AcceptLibrary   bool     // see WorkerOptions
+	Progress        Progress // nil: none
+
+	Describe   Describe      // nil: DescribeData of DataDir
+	Command    []string      // that starts a worker, before its arguments; nil: this program's verb "worker"
+	StopWithin time.Duration // until workers that were asked to stop are killed; 0: two minutes
+}
+
+// Summary is what a call of Run came to.
+type Summary struct {
+	Dir            string            `json:"dir"`
+	Study          string            `json:"study"`
+	Runs           int               `json:"runs"`
+	Done           int               `json:"done"`
+	Failed         int               `json:"failed"`
+	FailureClasses map[string]int    `json:"failure_classes,omitempty"`
+	Earlier        int               `json:"earlier"` // of Done and Failed, those there were at the start
+	Images         int64             `json:"images"`  // trained on by this call
+	Seconds        float64           `json:"seconds"`
+	OutsideNative  *float64          `json:"outside_native_pct,omitempty"` // of the workers' time
+	Complete       bool              `json:"complete"`
+	Best           map[string]Result `json:"best,omitempty"` // by task
+}
+
+// Result is a run's error.
+type Result struct {
+	ArchID   string  `json:"arch_id"`
+	TestTop1 float64 `json:"test_top1_err_pct"`
+}
+
+// ErrFailedRuns says that a study is complete, but not all of its runs are done.
+var ErrFailedRuns = errors.New("runs failed")
+
+const maxStarts = 3 // of a worker that die before they are ready
+
+type coordinator struct {
+	RunOptions
+	store     *Store
+	queue     queue
+	me        lease
+	events    *recorder
+	telemetry *recorder
+	model     *model
+	slots     []*slot
+	inbox     chan report
+	start     chan func()
+	stopping  bool
+	cause     error // why it stops, if not on request
+}
+
+// Run carries a study out, or goes on with it. It ends when all runs are committed (ErrFailedRuns if some have failed), when the context
+// ends (ErrStopped), or when nothing can go on.
+func Run(ctx context.Context, o RunOptions) (summary *Summary, err error) {
+	study, err := ReadStudy(o.StudyFile)
+	if err != nil {
+		return nil, err
+	}
+	if o.Describe == nil {
+		o.Describe = DescribeData(o.DataDir)
+	}
+	if o.StopWithin == 0 {
+		o.StopWithin = 2 * time.Minute
+	}
+	if o.Progress == nil {
+		o.Progress = noProgress{}
+	}
+	if len(o.Devices) == 0 {
+		o.Devices = []string{"cpu"}
+	}
+	if o.Command == nil {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("cannot start workers: %w", err)
+		}
+		o.Command = []string{self, "worker"}
+	}
+	store, release, err := openStudy(study, o.Dir, o.Describe)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	c := &coordinator{RunOptions: o, store: store, me: identity(), inbox: make(chan report), start: make(chan func())}
+	c.events, c.telemetry = store.record("events", c.me), store.record("telemetry", c.me)
+	c.queue = queue{store: store, me: c.me}
+	defer func() {
+		err = errors.Join(err, c.events.Close(), c.telemetry.Close())
+	}()
+	if err := c.begin(); err != nil {
+		return nil, err
+	}
+	err = c.loop(ctx)
+	return c.finish(err)
+}
+
+// begin cleans up behind a killed predecessor and looks how far the study is.
+func (c *coordinator) begin() error {
+	if err := c.queue.refresh(); err != nil {
+		return err
+	}
+	if err := c.store.sweep(c.queue.runs, c.me, &c.queue.quiet); err != nil {
+		return err
+	}
+	if err := c.store.sweepJournals(c.me, &c.queue.quiet); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(c.Dir, "work", "logs"), 0o777); err != nil {
+		return diskError(err)
+	}
+	var err error
+	if c.model, err = newModel(c.store, &c.queue); err != nil {
+		return err
+	}
+	for i := range c.workers() {
+		c.slots = append(c.slots, &slot{index: i, device: c.Devices[i%len(c.Devices)]})
+	}
+	return c.events.append(happened(c.me, "start", "study %s: %d of %d runs are committed, %d workers", c.store.Plan.Name, c.model.committed(), c.model.total, len(c.slots)))
+}
+
+// workers is the number of processes.
+func (c *coordinator) workers() int {
+	n := c.Workers
+	if n == 0 {
+		n = len(c.Devices)
+		if !strings.HasPrefix(c.Devices[0], "cuda") {
+			n = max(n, runtime.NumCPU())
+		}
+		n = min(n, max(1, c.model.total-c.model.committed()))
+	}
+	return n
+}
+
+// threads of one worker: the cores are shared between them. The number does not show in the results.
+func (c *coordinator) threads() int { return max(1, runtime.NumCPU()/len(c.slots)) }
+
+func (c *coordinator) loop(ctx context.Context) error {
+	if c.model.open() == 0 {
+		return nil
+	}
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		// The kernel ties a worker's life to the thread that started it (Pdeathsig), so one thread starts all and lives as long as we.
+		runtime.LockOSThread()
+		for {
+			select {
+			case f := <-c.start:
+				f()
+			case <-ended:
+				return
+			}
+		}
+	}()
+	for _, s := range c.slots {
+		c.spawn(s)
+	}
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	sampled := time.Now()
+	done := ctx.Done()
+	for c.living() {
+		select {
+		case <-done:
+			done = nil
+			c.stop(nil)
+		case r := <-c.inbox:
+			c.receive(r)
+		case now := <-second.C:
+			c.revive(now)
+			if now.Sub(sampled) >= telemetryInterval {
+				c.sample(now.Sub(sampled))
+				sampled = now
+			}
+			if err := c.model.refresh(); err != nil {
+				c.stop(err)
+			}
+		}
+		c.Progress.Update(c.model.snapshot(c.slots))
+	}
+	c.sample(time.Since(sampled))
+	if ctx.Err() != nil && c.cause == nil {
+		return ErrStopped
+	}
+	return c.cause
+}
+
+// living says whether there is a worker, or will be.
+func (c *coordinator) living() bool {
+	for _, s := range c.slots {
+		if s.process != nil || !s.again.IsZero() && !c.stopping {
+			return true
+		}
+	}
+	return false
+}
+
+// stop asks all workers for a checkpoint and an end, and makes sure that they do end. cause is nil on request.
+func (c *coordinator) stop(cause error) {
+	if c.cause == nil {
+		c.cause = cause
+	}
+	if c.stopping {
+		return
+	}
+	c.stopping = true
+	text := "on request"
+	if cause != nil {
+		text = cause.Error()
+	}
+	c.events.append(happened(c.me, "stop", "%s", text))
+	c.Progress.Note("stopping: workers write a checkpoint at the next step")
+	for _, s := range c.slots {
+		if s.process != nil {
+			s.stdin.Close()
+			process := s.process
+			s.killer = time.AfterFunc(c.StopWithin, func() { syscall.Kill(-process.Pid, syscall.SIGKILL) })
+		}
+	}
+}
+
+// revive starts the workers whose pause after a death is over.
+func (c *coordinator) revive(now time.Time) {
+	for _, s := range c.slots {
+		if s.process == nil && !s.again.IsZero() && now.After(s.again) && !c.stopping {
+			s.again = time.Time{}
+			c.spawn(s)
+		}
+	}
+}
+
+// receive takes a worker's message, or its end.
+func (c *coordinator) receive(r report) {
+	s := r.slot
+	if r.message != nil {
+		m := r.message
+		switch m.Kind {
+		case "ready":
+			s.ready, s.deaths = true, 0
+		case "fatal":
+			s.fatal = m
+		case "end":
+			if m.Outcome == outcomeFailed || m.Outcome == outcomeDuplicate {
+				c.Progress.Note(fmt.Sprintf("run %s (task %s, architecture %s): %s %s%s", m.RunID, m.Task, m.ArchID, m.Outcome, m.Class, with(m.Text)))
+			}
+		}
+		s.last = *m
+		c.model.hear(s, m)
+		return
+	}
+	if s.killer != nil {
+		s.killer.Stop()
+		s.killer = nil
+	}
+	s.process = nil
+	c.model.gone(s)
+	code := r.state.ExitCode()
+	switch {
+	case code == 0:
+		return
+	case s.fatal != nil && s.fatal.UserInput:
+		c.stop(anynetx.Inputf("worker %d: %s", s.index, s.fatal.Text))
+		return
+	case s.fatal != nil && s.fatal.Class == classFolder:
+		c.stop(folderError{fmt.Errorf("worker %d: %s", s.index, s.fatal.Text)})
+		return
+	case code == exitStopped && c.stopping:
+		return
+	}
+	c.died(s, r.state)
+}
+
+// died deals with a worker that should not have ended: its run goes to the next worker, it is started again after a pause, and given up
+// when it dies again and again before it is ready.
+func (c *coordinator) died(s *slot, state *os.ProcessState) {
+	reason := state.String()
+	if s.fatal != nil {
+		reason = s.fatal.Text
+	}
+	text := fmt.Sprintf("worker %d on %s ended: %s%s", s.index, s.device, reason, with(s.tail.last()))
+	if s.last.RunID != "" && s.last.Kind != "end" && crashed(state) {
+		if err := c.blame(s, text); err != nil {
+			c.stop(err)
+			return
+		}
+	}
+	c.events.append(happened(c.me, "worker_died", "%s", text))
+	if c.stopping {
+		return
+	}
+	c.Progress.Note(text)
+	if !s.ready {
+		s.deaths++
+	}
+	if s.deaths >= maxStarts {
+		s.again = time.Time{}
+		text := fmt.Sprintf("worker %d on %s is given up: %d starts in a row died before it was ready: %s%s", s.index, s.device, s.deaths, reason, with(s.tail.last()))
+		c.events.append(happened(c.me, "worker_given_up", "%s", text))
+		c.Progress.Note(text)
+		if !c.living() {
+			c.cause = errors.New(text)
+		}
+		return
+	}
+	s.again = time.Now().Add(min(30*time.Second, 100*time.Millisecond<<(2*s.deaths)))
+}
+
+// crashed says whether a process ended by a fault of its own. SIGKILL is somebody else's doing, and so is a polite signal.
+func crashed(state *os.ProcessState) bool {
+	status, ok := state.Sys().(syscall.WaitStatus)
+	if !ok || !status.Signaled() {
+		return state.ExitCode() != exitStopped
+	}
+	switch status.Signal() {
+	case syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGILL, syscall.SIGFPE, syscall.SIGABRT:
+		return true
+	}
+	return false
+}
+
+// blame ends the attempt of a worker that crashed with a failure, so that a run that takes its process down is not tried for ever.
+func (c *coordinator) blame(s *slot, text string) error {
+	for _, r := range c.queue.runs {
+		if r.ID != s.last.RunID {
+			continue
+		}
+		list, err := readAttempts(c.store.workDir(r.ID))
+		if err != nil {
+			return err
+		}
+		for _, a := range list {
+			if a.end == nil && a.lease.Attempt == s.last.Attempt && a.lease.PID == s.pid && a.lease.here(c.me) {
+				row := a.lease.row(r)
+				row.Outcome, row.FailureClass, row.FailureText, row.Ended = outcomeFailed, classCrash, text, time.Now().UTC()
+				row.WallTime = ptr(time.Since(a.lease.Taken).Seconds())
+				return c.store.endAttempt(&a.lease, row)
+			}
+		}
+	}
+	return nil
+}
+
+// finish leaves the folder tidy and says what there is.
+func (c *coordinator) finish(cause error) (*Summary, error) {
+	if err := c.model.refresh(); err != nil {
+		return nil, errors.Join(cause, err)
+	}
+	err := errors.Join(c.store.sweep(c.queue.runs, c.me, &c.queue.quiet), c.store.sweepJournals(c.me, &c.queue.quiet), c.store.writeTasks(c.queue.counts()))
+	summary := c.model.summary()
+	c.Progress.Update(c.model.snapshot(c.slots))
+	c.Progress.Close()
+	switch {
+	case cause != nil || err != nil:
+	case !summary.Complete:
+		cause = fmt.Errorf("%d of %d runs are not finished although no worker is left; run the same command again", summary.Runs-summary.Done-summary.Failed, summary.Runs)
+	case summary.Failed > 0:
+		cause = fmt.Errorf("%d of %d %w (%s); table events says why", summary.Failed, summary.Runs, ErrFailedRuns, countsText(summary.FailureClasses))
+	}
+	c.events.append(happened(c.me, "end", "study %s: %d of %d runs done, %d failed", c.store.Plan.Name, summary.Done, summary.Runs, summary.Failed))
+	return summary, errors.Join(cause, err)
+}

@@ -1,0 +1,165 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"anynetx/anynetx"
+)
+
+// openStudy makes a study folder of a study file, or opens the one there is; what the file adds to it is added, what it alters of runs
+// that have begun is refused.
+func openStudy(study *Study, dir string, describe Describe) (*Store, func(), error) {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return nil, nil, diskError(err)
+	}
+	if err := ours(dir); err != nil {
+		return nil, nil, err
+	}
+	probe := &Store{Dir: dir}
+	release, err := probe.lock()
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := openLocked(study, dir, describe)
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return store, release, nil
+}
+
+// ours refuses a folder that holds other things, such as a home directory given by mistake.
+func ours(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return diskError(err)
+	}
+	known := []string{"study.yaml", "plan.json", "tasks.parquet", "architectures.parquet", "lock", "runs", "epochs", "attempts", "events", "telemetry", "weights", "work"}
+	if slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == "plan.json" }) {
+		return nil
+	}
+	for _, e := range entries {
+		if !slices.Contains(known, e.Name()) && !strings.Contains(e.Name(), ".tmp-") {
+			return anynetx.Inputf("%s is not a study folder and not empty (it holds %s); give a new or an empty folder", dir, e.Name())
+		}
+	}
+	return nil
+}
+
+func openLocked(study *Study, dir string, describe Describe) (*Store, error) {
+	var old *Store
+	if exists(filepath.Join(dir, "plan.json")) {
+		var err error
+		if old, err = OpenStore(dir); err != nil {
+			return nil, err
+		}
+		if old.Plan.StudySHA256 == study.digest {
+			return old, nil // nothing is sampled and no data set is read for a plain resume
+		}
+	}
+	p, err := NewPlan(study, describe)
+	if err != nil {
+		return nil, err
+	}
+	store := newStore(dir, p)
+	if old != nil {
+		if err := refuseAltered(old, store); err != nil {
+			return nil, err
+		}
+	}
+	q := queue{store: store}
+	if err := q.refresh(); err != nil {
+		return nil, err
+	}
+	return store, store.create(study, q.counts())
+}
+
+// counts are the numbers of runs of the tasks where they are known.
+func (q *queue) counts() map[string]int {
+	counts := map[string]int{}
+	for task := range q.resolved {
+		counts[task] = 0
+	}
+	for _, r := range q.runs {
+		counts[r.Task.Name]++
+	}
+	return counts
+}
+
+type runKey struct {
+	task, arch string
+	replicate  int
+}
+
+func (r *PlannedRun) key() runKey { return runKey{r.Task.Name, r.Member.ID, r.Replicate} }
+
+// refuseAltered compares what the folder was planned for with what the study file says now. Runs that have not begun may change.
+func refuseAltered(old, now *Store) error {
+	before, after := queue{store: old}, queue{store: now}
+	if err := errors.Join(before.refresh(), after.refresh()); err != nil {
+		return err
+	}
+	planned := map[runKey]*PlannedRun{}
+	for _, r := range after.runs {
+		planned[r.key()] = r
+	}
+	committed, err := old.refresh()
+	if err != nil {
+		return err
+	}
+	for _, r := range before.runs {
+		if !committed[r.ID] && !exists(old.workDir(r.ID)) {
+			continue
+		}
+		n := planned[r.key()]
+		switch {
+		case n == nil && r.Task.Architectures.Of != "" && now.Plan.Task(r.Task.Name) != nil && now.Plan.Task(r.Task.Name).Architectures.Of != "":
+			// The rank range has moved on, since the task that it ranks has grown; its results stay.
+		case n == nil && now.Plan.Task(r.Task.Name) == nil:
+			return anynetx.Inputf("task %s is gone from the study file, but %s has begun; put the task back, or use another folder", r.Task.Name, r)
+		case n == nil:
+			return anynetx.Inputf("%s has begun, but the study file has no such run any more; put its architecture and replicate back, or use another folder", r)
+		case n.ID != r.ID:
+			return anynetx.Inputf("task %s is altered: %s. %s has begun and cannot change; put the old value back, give the altered task a name of its own, or use another folder",
+				r.Task.Name, difference(r, n), r)
+		}
+	}
+	return nil
+}
+
+// difference names the inputs in which two runs differ.
+func difference(a, b *PlannedRun) string {
+	values := func(r *PlannedRun) map[string]string {
+		m := map[string]string{}
+		for _, in := range r.inputs {
+			m[in.name] = in.value
+		}
+		return m
+	}
+	av, bv := values(a), values(b)
+	var names []string
+	for _, in := range slices.Concat(a.inputs, b.inputs) {
+		if av[in.name] != bv[in.name] && !slices.Contains(names, in.name) {
+			names = append(names, in.name)
+		}
+	}
+	if len(names) > 1 { // a consequence of the others
+		names = slices.DeleteFunc(names, func(n string) bool { return n == "source_run" })
+	}
+	var parts []string
+	for _, name := range names {
+		show := func(v string) string {
+			if v == "" {
+				return "not set"
+			}
+			return v
+		}
+		parts = append(parts, fmt.Sprintf("%s was %s and is %s", name, show(av[name]), show(bv[name])))
+	}
+	return strings.Join(parts, ", ")
+}

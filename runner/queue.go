@@ -1,0 +1,217 @@
+package runner
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
+
+// queue decides which run is next. It knows nothing that is not in the study folder, so any number of workers have one each.
+type queue struct {
+	store *Store
+	only  []string // run IDs; empty: all
+	me    lease
+	quiet silence
+
+	runs     []*PlannedRun   // longest first
+	resolved map[string]bool // tasks whose runs are known
+	rows     map[string]*runRow
+}
+
+// offer is a leased run, or why there is none.
+type offer struct {
+	run     *PlannedRun
+	lease   *lease
+	earlier []attemptState
+	finish  *result // the run's fate is known without training
+	waiting bool    // others work on what is left, or on what it waits for
+}
+
+// refresh lists the runs, with those of rank ranges that are known by now.
+func (q *queue) refresh() error {
+	changed := q.runs == nil
+	if q.resolved == nil {
+		q.resolved = map[string]bool{}
+	}
+	for {
+		for i := range q.store.Plan.Tasks {
+			t := &q.store.Plan.Tasks[i]
+			if q.resolved[t.Name] {
+				continue
+			}
+			complete := true
+			if t.Architectures.Of != "" {
+				var err error
+				if _, complete, err = q.ranking(t.Architectures.Of); err != nil {
+					return err
+				}
+			}
+			if t.Start.Task != "" && !q.resolved[t.Start.Task] {
+				complete = false
+			}
+			if complete {
+				q.resolved[t.Name], changed = true, true
+			}
+		}
+		if !changed {
+			return nil
+		}
+		runs, err := q.store.Plan.Runs(q.ranking)
+		if err != nil {
+			return err
+		}
+		q.runs, changed = longestFirst(runs), false
+	}
+}
+
+// ranking orders the architectures of a complete task by the error of replicate 0, and by ID where errors are equal. Failed runs are left
+// out.
+func (q *queue) ranking(task string) ([]int, bool, error) {
+	if q.runs == nil || !q.resolved[task] {
+		return nil, false, nil
+	}
+	type ranked struct {
+		index int
+		id    string
+		error float64
+	}
+	var list []ranked
+	for _, r := range q.runs {
+		if r.Task.Name != task || r.Replicate != 0 {
+			continue
+		}
+		done, err := q.store.committed(r)
+		if err != nil || !done {
+			return nil, false, err
+		}
+		row, err := q.row(r)
+		if err != nil {
+			return nil, false, err
+		}
+		value := row.TestTop1
+		if r.Task.Metric == "top5" {
+			value = row.TestTop5
+		}
+		if row.Status == statusDone && value != nil {
+			list = append(list, ranked{q.store.Plan.indexOf(r.Member.ID), r.Member.ID, *value})
+		}
+	}
+	slices.SortFunc(list, func(a, b ranked) int { return cmp.Or(cmp.Compare(a.error, b.error), cmp.Compare(a.id, b.id)) })
+	var best []int
+	for _, r := range list {
+		best = append(best, r.index)
+	}
+	return best, true, nil
+}
+
+// row reads a committed run's row, once.
+func (q *queue) row(r *PlannedRun) (*runRow, error) {
+	if row := q.rows[r.ID]; row != nil {
+		return row, nil
+	}
+	row, err := q.store.row(r)
+	if err != nil {
+		return nil, err
+	}
+	if q.rows == nil {
+		q.rows = map[string]*runRow{}
+	}
+	q.rows[r.ID] = row
+	return row, nil
+}
+
+// next leases the longest run that can start. Nothing at all (no run, not waiting) means that everything is committed.
+func (q *queue) next() (offer, error) {
+	if err := q.refresh(); err != nil {
+		return offer{}, err
+	}
+	committed, err := q.store.refresh()
+	if err != nil {
+		return offer{}, err
+	}
+	waiting := len(q.resolved) < len(q.store.Plan.Tasks) && len(q.only) == 0
+	again, err := q.again(committed)
+	if err != nil {
+		return offer{}, err
+	}
+	for _, r := range q.runs {
+		if len(q.only) > 0 && !slices.Contains(q.only, r.ID) {
+			continue
+		}
+		if committed[r.ID] && !again[r.ID] {
+			continue
+		}
+		o := offer{run: r}
+		if r.Source != nil {
+			if !committed[r.Source.ID] {
+				waiting = true
+				continue
+			}
+			row, err := q.row(r.Source)
+			if err != nil {
+				return offer{}, err
+			}
+			if row.Status != statusDone {
+				o.finish = &result{status: statusFailed, class: classSource}
+			} else if !exists(q.store.sourcePath(r)) {
+				waiting = true
+				continue
+			}
+		}
+		if o.lease, o.earlier, err = q.store.take(r, q.me, &q.quiet); err != nil {
+			return offer{}, err
+		}
+		if o.lease == nil {
+			waiting = true
+			continue
+		}
+		if !committed[r.ID] { // unless it was while we took the lease
+			done, err := q.store.committed(r)
+			if err != nil {
+				return offer{}, err
+			}
+			if done {
+				if err := q.store.clear(r.ID); err != nil {
+					return offer{}, err
+				}
+				continue
+			}
+		}
+		return o, nil
+	}
+	return offer{waiting: waiting}, nil
+}
+
+// again lists the committed runs that must be trained once more, for the weights that a run which was added later starts from: their
+// results are there, the weights are not.
+func (q *queue) again(committed map[string]bool) (map[string]bool, error) {
+	list := map[string]bool{}
+	for _, r := range q.runs {
+		if r.Source == nil || committed[r.ID] || !committed[r.Source.ID] || list[r.Source.ID] || exists(q.store.sourcePath(r)) {
+			continue
+		}
+		row, err := q.row(r.Source)
+		if err != nil {
+			return nil, err
+		}
+		list[r.Source.ID] = row.Status == statusDone
+	}
+	return list, nil
+}
+
+// sourcePath is the file that a run starts from.
+func (s *Store) sourcePath(r *PlannedRun) string {
+	if r.Task.Start.Kind == StartContinue {
+		return s.statePath(r.Source.ID)
+	}
+	return s.weightsPath(r.Source.ID)
+}
+
+// String names a run for people.
+func (r *PlannedRun) String() string {
+	text := fmt.Sprintf("run %s (task %s, architecture %s", r.ID, r.Task.Name, r.Member.ID)
+	if r.Replicate > 0 {
+		text += fmt.Sprintf(", replicate %d", r.Replicate)
+	}
+	return text + ")"
+}

@@ -1,0 +1,123 @@
+package runner
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// slot is the place of one worker process.
+type slot struct {
+	index   int
+	device  string
+	process *os.Process // nil: none
+	pid     int         // of the last one
+	stdin   io.Closer
+	tail    *tail
+	killer  *time.Timer
+	ready   bool
+	fatal   *Message
+	last    Message
+	deaths  int       // in a row, before it was ready
+	again   time.Time // when to start one again; zero: never
+
+	cpu    float64 // seconds at the last telemetry
+	images int64   // at the last telemetry
+}
+
+// report is a worker's message, or its end.
+type report struct {
+	slot    *slot
+	message *Message
+	state   *os.ProcessState
+}
+
+// spawn starts a worker in a slot. The worker ends when the pipe to its standard input does, so it does not outlive us.
+func (c *coordinator) spawn(s *slot) {
+	arguments := append(c.Command[1:len(c.Command):len(c.Command)], "--study", c.Dir, "--data", c.DataDir, "--slot", strconv.Itoa(s.index), "--device", s.device,
+		"--threads", strconv.Itoa(c.threads()), "--attached")
+	if c.CheckpointEvery > 0 {
+		arguments = append(arguments, "--checkpoint-every", c.CheckpointEvery.String())
+	}
+	if c.AcceptLibrary {
+		arguments = append(arguments, "--accept-library")
+	}
+	s.ready, s.fatal, s.last, s.cpu, s.images = false, nil, Message{}, 0, 0
+	s.tail = &tail{}
+	command := exec.Command(c.Command[0], arguments...)
+	command.SysProcAttr = child()
+	failed := func(err error) {
+		s.tail.Write([]byte(err.Error()))
+		s.deaths++
+		c.cause = fmt.Errorf("cannot start a worker: %w", err)
+		c.stop(c.cause)
+	}
+	log, err := os.OpenFile(filepath.Join(c.Dir, "work", "logs", fmt.Sprintf("worker-%d.log", s.index)), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
+	if err != nil {
+		failed(diskError(err))
+		return
+	}
+	command.Stderr = io.MultiWriter(s.tail, log)
+	stdin, err1 := command.StdinPipe()
+	stdout, err2 := command.StdoutPipe()
+	if err1 != nil || err2 != nil {
+		log.Close()
+		failed(fmt.Errorf("pipes: %v %v", err1, err2))
+		return
+	}
+	started := make(chan error)
+	c.start <- func() { started <- command.Start() }
+	if err := <-started; err != nil {
+		log.Close()
+		failed(err)
+		return
+	}
+	s.process, s.pid, s.stdin = command.Process, command.Process.Pid, stdin
+	go func() {
+		for lines := bufio.NewScanner(stdout); lines.Scan(); {
+			var m Message
+			if json.Unmarshal(lines.Bytes(), &m) == nil {
+				c.inbox <- report{slot: s, message: &m}
+			}
+		}
+		io.Copy(io.Discard, stdout) // a line too long is no reason to block the worker
+		command.Wait()
+		log.Close()
+		c.inbox <- report{slot: s, state: command.ProcessState}
+	}()
+}
+
+// tail keeps the last lines that a worker wrote to standard error.
+type tail struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.text = append(t.text, p...)
+	if len(t.text) > 8192 {
+		t.text = t.text[len(t.text)-4096:]
+	}
+	return len(p), nil
+}
+
+// last is the end of it on one line.
+func (t *tail) last() string {
+	if t == nil {
+		return ""
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	lines := strings.Split(strings.TrimSpace(string(t.text)), "\n")
+	return strings.Join(lines[max(0, len(lines)-3):], " | ")
+}

@@ -1,0 +1,224 @@
+package runner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"anynetx/anynetx"
+	"anynetx/results"
+
+	"github.com/gofrs/flock"
+)
+
+// Store is a study folder. Its files are the only truth: any number of processes on any number of machines may work in it at a time.
+//
+//	study.yaml plan.json tasks.parquet architectures.parquet lock
+//	runs/ epochs/ attempts/ events/ telemetry/                        tables, see package results
+//	weights/<run_id>.safetensors, weights/<run_id>.state              final weights; final checkpoints that another task continues
+//	work/<run_id>/lease-<n> end-<n> <n>/journal.jsonl <n>/checkpoint-<step>    of runs that are not committed; n is the attempt
+//	work/journals/*.jsonl                                             events and telemetry of living processes, Parquet when they end
+//	work/index.jsonl                                                  what was committed, to spare readers the opening of thousands of files
+type Store struct {
+	Dir  string
+	Plan *Plan
+
+	hook func(point string) // for tests: told of each step of a commit
+
+	mu    sync.Mutex
+	known map[string]bool // committed runs seen so far; only grows
+	parts map[string]bool // compacted files whose runs are in known
+}
+
+// OpenStore opens a study folder that has a plan.
+func OpenStore(dir string) (*Store, error) {
+	text, err := os.ReadFile(filepath.Join(dir, "plan.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, anynetx.Inputf("%s is not a study folder (it has no plan.json); `anynetx study run FILE.yaml --out %s` makes it one", dir, dir)
+	}
+	if err != nil {
+		return nil, anynetx.Inputf("study folder: %w", err)
+	}
+	p := &Plan{}
+	if err := json.Unmarshal(text, p); err != nil {
+		return nil, fmt.Errorf("%s is damaged (%w); run `anynetx study run` with the study file again to write it anew", filepath.Join(dir, "plan.json"), err)
+	}
+	if p.Version != planVersion {
+		return nil, anynetx.Inputf("%s has version %d, this program reads %d; go on with the program that began the study", filepath.Join(dir, "plan.json"), p.Version, planVersion)
+	}
+	return newStore(dir, p), nil
+}
+
+func newStore(dir string, p *Plan) *Store {
+	return &Store{Dir: dir, Plan: p, known: map[string]bool{}, parts: map[string]bool{}}
+}
+
+// create writes the folder's description; the plan comes last and makes it one that OpenStore opens.
+func (s *Store) create(study *Study, counts map[string]int) error {
+	for _, dir := range []string{"runs", "epochs", "attempts", "events", "telemetry", "weights", "work/journals"} {
+		if err := os.MkdirAll(filepath.Join(s.Dir, dir), 0o777); err != nil {
+			return diskError(err)
+		}
+	}
+	if err := results.Replace(filepath.Join(s.Dir, "architectures.parquet"), "architectures", s.Plan.architectureRows(), s.metadata()); err != nil {
+		return diskError(err)
+	}
+	if err := s.writeTasks(counts); err != nil {
+		return err
+	}
+	suffix := fmt.Sprint(os.Getpid())
+	if err := writeBytes(filepath.Join(s.Dir, "study.yaml"), suffix, study.Text); err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(s.Plan, "", " ")
+	if err != nil {
+		return err
+	}
+	return writeBytes(filepath.Join(s.Dir, "plan.json"), suffix, append(text, '\n'))
+}
+
+func (s *Store) writeTasks(counts map[string]int) error {
+	rows, err := s.Plan.taskRows(counts)
+	if err != nil {
+		return err
+	}
+	return diskError(results.Replace(filepath.Join(s.Dir, "tasks.parquet"), "tasks", rows, s.metadata()))
+}
+
+// metadata goes to the footers: a function of the study, since runs and epochs must not depend on time or place.
+func (s *Store) metadata() map[string]string { return map[string]string{"anynetx.study": s.Plan.Name} }
+
+type lockHolder struct {
+	Host    string    `json:"host"`
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started_utc"`
+}
+
+// lock keeps a second coordinator out. The kernel drops it with the process. Workers do not need it: leases fence them.
+func (s *Store) lock() (release func(), err error) {
+	path := filepath.Join(s.Dir, "lock")
+	lock := flock.New(path)
+	ok, err := lock.TryLock()
+	if err != nil {
+		return nil, diskError(fmt.Errorf("lock of the study folder: %w", err))
+	}
+	if !ok {
+		text := "another process"
+		if data, err := os.ReadFile(path); err == nil {
+			var h lockHolder
+			if json.Unmarshal(data, &h) == nil && h.PID != 0 {
+				text = fmt.Sprintf("process %d on %s since %s", h.PID, h.Host, h.Started.Format(time.DateTime))
+			}
+		}
+		return nil, anynetx.Inputf("%s is being worked on by %s; wait for it or stop it (Ctrl-C there), `anynetx study status %s` shows how far it is", s.Dir, text, s.Dir)
+	}
+	host, _ := os.Hostname()
+	data, _ := json.Marshal(lockHolder{host, os.Getpid(), time.Now().UTC()})
+	if err := os.WriteFile(path, append(data, '\n'), 0o666); err != nil { // in place: the lock belongs to this very file
+		lock.Unlock()
+		return nil, diskError(err)
+	}
+	return func() { lock.Unlock() }, nil
+}
+
+// committed says whether a run's result is in the folder.
+func (s *Store) committed(r *PlannedRun) (bool, error) {
+	s.mu.Lock()
+	known := s.known[r.ID]
+	s.mu.Unlock()
+	if known {
+		return true, nil
+	}
+	path, err := results.Path(s.Dir, "runs", r.Task.Dataset, r.ID)
+	if err != nil {
+		return false, err
+	}
+	_, err = os.Stat(path)
+	if err == nil {
+		s.mu.Lock()
+		s.known[r.ID] = true
+		s.mu.Unlock()
+		return true, nil
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return false, diskError(err)
+}
+
+// refresh looks for results that others committed, and returns all known.
+func (s *Store) refresh() (map[string]bool, error) {
+	files, err := results.Files(s.Dir, "runs")
+	if err != nil {
+		return nil, diskError(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, path := range files {
+		name := strings.TrimSuffix(filepath.Base(path), ".parquet")
+		if isRunID(name) {
+			s.known[name] = true
+		} else if !s.parts[path] {
+			rows, err := results.Read[runRow](path, "runs")
+			if err != nil {
+				return nil, err
+			}
+			for _, r := range rows {
+				s.known[r.RunID] = true
+			}
+			s.parts[path] = true
+		}
+	}
+	copied := make(map[string]bool, len(s.known))
+	for id := range s.known {
+		copied[id] = true
+	}
+	return copied, nil
+}
+
+func isRunID(name string) bool {
+	return len(name) == 16 && strings.Trim(name, "0123456789abcdef") == ""
+}
+
+// row reads a committed run.
+func (s *Store) row(r *PlannedRun) (*runRow, error) {
+	path, err := results.Path(s.Dir, "runs", r.Task.Dataset, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := results.Read[runRow](path, "runs")
+	if errors.Is(err, fs.ErrNotExist) {
+		if rows, err = results.ReadTable[runRow](s.Dir, "runs"); err != nil {
+			return nil, err
+		}
+	} else if err != nil {
+		return nil, err
+	}
+	for i := range rows {
+		if rows[i].RunID == r.ID {
+			return &rows[i], nil
+		}
+	}
+	return nil, fmt.Errorf("run %s (task %s, architecture %s) should be in %s but is not", r.ID, r.Task.Name, r.Member.ID, path)
+}
+
+func (s *Store) workDir(runID string) string { return filepath.Join(s.Dir, "work", runID) }
+
+func (s *Store) weightsPath(runID string) string {
+	return filepath.Join(s.Dir, "weights", runID+".safetensors")
+}
+
+func (s *Store) statePath(runID string) string {
+	return filepath.Join(s.Dir, "weights", runID+".state")
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}

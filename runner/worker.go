@@ -1,0 +1,366 @@
+package runner
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"anynetx/anynetx"
+	"anynetx/results"
+)
+
+// WorkerOptions says what a worker works on and with.
+type WorkerOptions struct {
+	StudyDir        string
+	DataDir         string
+	Slot            int
+	Device          string        // "cpu", "reference", "cuda:1"; empty: "cpu"
+	Threads         int           // of the back end; 0: 1
+	Only            []string      // run IDs; empty: all
+	CheckpointEvery time.Duration // besides every epoch; 0: a minute
+	AcceptLibrary   bool          // go on although the native library has changed since the study began
+
+	Stdin  io.Reader // its end, or a line "stop", asks for a checkpoint and an end; nil: no such pipe
+	Stdout io.Writer // messages for the coordinator, JSON lines; nil: none
+
+	Trainers func(WorkerOptions, *Plan) (Trainers, error) // nil: engine's
+	Hook     func(point string)                           // for tests: told of the steps of commits and checkpoints
+}
+
+// ErrStopped says that the work ended on request before it was done; the same command goes on with it.
+var ErrStopped = errors.New("stopped before the study was complete; the same command goes on with it")
+
+// Limits of trying again. An attempt fails by an error or by taking its process down; SIGKILL says nothing about the run, unless it comes
+// many times before the first checkpoint (the kernel's answer to too much memory).
+const (
+	maxFailures = 3
+	maxLost     = 20
+)
+
+// Message is a line from a worker to its coordinator.
+type Message struct {
+	Kind      string  `json:"kind"` // ready, start, progress, epoch, end, waiting, fatal
+	Slot      int     `json:"slot"`
+	RunID     string  `json:"run_id,omitempty"`
+	Task      string  `json:"task,omitempty"`
+	ArchID    string  `json:"arch_id,omitempty"`
+	Attempt   int     `json:"attempt,omitempty"`
+	Epoch     int     `json:"epoch,omitempty"` // epochs done
+	Epochs    int     `json:"epochs,omitempty"`
+	Share     float64 `json:"share,omitempty"`  // of the run that is done
+	Images    int64   `json:"images,omitempty"` // trained on by this process since its start
+	Error     float64 `json:"test_top1_err_pct,omitempty"`
+	Outcome   string  `json:"outcome,omitempty"`
+	Class     string  `json:"class,omitempty"`
+	Text      string  `json:"text,omitempty"`
+	UserInput bool    `json:"user_input,omitempty"`
+	Native    float64 `json:"native_s,omitempty"` // seconds in native code by this process
+	Busy      float64 `json:"busy_s,omitempty"`   // seconds with a run leased
+}
+
+type worker struct {
+	WorkerOptions
+	store    *Store
+	queue    queue
+	me       lease
+	trainers Trainers
+	where    Provenance
+	events   *recorder
+	stop     chan struct{}
+
+	sending sync.Mutex
+	images  int64
+	native  time.Duration
+	busy    time.Duration
+}
+
+// Work leases runs from a study folder and trains them until none is left, or until it is asked to stop (ErrStopped).
+func Work(ctx context.Context, o WorkerOptions) (err error) {
+	store, err := OpenStore(o.StudyDir)
+	if err != nil {
+		return err
+	}
+	if o.Device == "" {
+		o.Device = "cpu"
+	}
+	if o.CheckpointEvery == 0 {
+		o.CheckpointEvery = time.Minute
+	}
+	o.Threads = max(o.Threads, 1)
+	store.hook = o.Hook
+	w := &worker{WorkerOptions: o, store: store, me: identity(), stop: make(chan struct{})}
+	w.me.Slot = o.Slot
+	w.events = store.record("events", w.me)
+	defer func() { err = errors.Join(err, w.events.Close()) }()
+	done := make(chan struct{})
+	defer close(done)
+	w.watch(ctx, done)
+	open := o.Trainers
+	if open == nil {
+		open = openEngine
+	}
+	if w.trainers, err = open(o, store.Plan); err != nil {
+		return err
+	}
+	defer w.trainers.Close()
+	w.where = w.trainers.Provenance()
+	w.me.Device, w.me.Backend = w.where.Device, w.where.Backend
+	if err := store.checkLibrary(w.where, o.AcceptLibrary); err != nil {
+		return err
+	}
+	w.queue = queue{store: store, only: o.Only, me: w.me}
+	w.send(Message{Kind: "ready", Text: w.where.DeviceName})
+	return w.loop()
+}
+
+// watch closes w.stop when the context ends, or standard input does.
+func (w *worker) watch(ctx context.Context, done chan struct{}) {
+	asked := make(chan struct{})
+	if w.Stdin != nil {
+		go func() {
+			defer close(asked)
+			for s := bufio.NewScanner(w.Stdin); s.Scan() && s.Text() != "stop"; {
+			}
+		}()
+	}
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-asked:
+		case <-done:
+			return
+		}
+		close(w.stop)
+	}()
+}
+
+func (w *worker) stopping() bool {
+	select {
+	case <-w.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+func (w *worker) loop() error {
+	pause := 20 * time.Millisecond
+	for !w.stopping() {
+		o, err := w.queue.next()
+		if err != nil {
+			return err
+		}
+		switch {
+		case o.lease != nil:
+			pause = 20 * time.Millisecond
+			if err := w.attempt(o); err != nil {
+				return err
+			}
+		case o.waiting:
+			w.send(Message{Kind: "waiting"})
+			select {
+			case <-w.stop:
+			case <-time.After(pause):
+			}
+			pause = min(2*pause, time.Second)
+		default:
+			return nil
+		}
+	}
+	return ErrStopped
+}
+
+// attempt carries a leased run as far as it goes. The error is one that the worker cannot go on after.
+func (w *worker) attempt(o offer) error {
+	r, l := o.run, o.lease
+	begin := time.Now()
+	beating := make(chan struct{})
+	var beat sync.WaitGroup
+	beat.Go(func() {
+		for tick := time.NewTicker(10 * time.Second); ; {
+			select {
+			case <-tick.C:
+				l.heartbeat()
+			case <-beating:
+				tick.Stop()
+				return
+			}
+		}
+	})
+	row := l.row(r)
+	row.DeviceName, row.LibrarySHA, row.GitCommit = w.where.DeviceName, w.where.Library, commitOfBuild()
+	row.Threads = ptr(int64(w.where.Threads))
+	w.send(Message{Kind: "start", RunID: r.ID, Task: r.Task.Name, ArchID: r.Member.ID, Attempt: l.Attempt, Epochs: r.Task.Epochs})
+	res, err := w.fate(o, row)
+	if err == nil {
+		err = w.store.commit(r, l, *res)
+	}
+	close(beating)
+	beat.Wait()
+	err = w.conclude(o, row, res, err)
+	row.Ended = time.Now().UTC()
+	row.WallTime = ptr(time.Since(begin).Seconds())
+	w.busy += time.Since(begin)
+	if e := w.store.endAttempt(l, row); err == nil {
+		err = e
+	}
+	var e error
+	switch {
+	case row.Outcome == outcomeCommitted || row.Outcome == outcomeFailed && res != nil:
+		e = w.store.clear(r.ID)
+	case exists(l.dir):
+		e = w.store.publishAttempts(r.ID)
+	}
+	if err == nil {
+		err = e
+	}
+	message := Message{Kind: "end", RunID: r.ID, Task: r.Task.Name, ArchID: r.Member.ID, Attempt: l.Attempt, Outcome: row.Outcome, Class: row.FailureClass, Text: row.FailureText}
+	if res != nil && len(res.epochs) > 0 {
+		message.Epoch, message.Error = len(res.epochs), res.epochs[len(res.epochs)-1].TestTop1ErrPct
+	}
+	w.send(message)
+	return err
+}
+
+// fate trains the run, unless its fate is known already. A run that fails by its own inputs has a result too.
+func (w *worker) fate(o offer, row *attemptRow) (*result, error) {
+	if o.finish != nil {
+		return o.finish, nil
+	}
+	if class := exhausted(o.earlier); class != "" {
+		return &result{status: statusFailed, class: class}, nil
+	}
+	epochs, err := w.train(o, row)
+	switch {
+	case err == nil:
+		return &result{status: statusDone, epochs: epochs}, nil
+	case classify(err) == classDiverged:
+		row.FailureText = err.Error()
+		return &result{status: statusFailed, class: classDiverged, epochs: finite(epochs)}, nil
+	}
+	return nil, err
+}
+
+// finite are the epochs with nothing but numbers.
+func finite(epochs []EpochResult) []EpochResult {
+	for i, e := range epochs {
+		if measured(e.TrainLoss) == nil || measured(e.TestLoss) == nil {
+			return epochs[:i]
+		}
+	}
+	return epochs
+}
+
+// exhausted is the class of failure if a run has been tried often enough.
+func exhausted(earlier []attemptState) string {
+	failures, lost, class := 0, 0, ""
+	for _, a := range earlier {
+		switch {
+		case a.end == nil:
+		case a.end.Outcome == outcomeFailed && a.end.FailureClass != classFolder && a.end.FailureClass != classInput:
+			failures++
+			class = a.end.FailureClass
+		case a.end.Outcome == outcomeLost && len(checkpoints(a.lease.folder())) == 0:
+			lost++
+		default:
+			lost = 0
+		}
+	}
+	switch {
+	case failures >= maxFailures:
+		return class
+	case lost >= maxLost:
+		return classCrash
+	}
+	return ""
+}
+
+// conclude fills in what became of the attempt, and returns the error if the worker must end.
+func (w *worker) conclude(o offer, row *attemptRow, res *result, err error) error {
+	r, l := o.run, o.lease
+	note := func(kind string, text string) {
+		row.FailureText = text
+		w.events.append(happened(w.me, kind, "%s: %s", r, text).of(l))
+	}
+	switch {
+	case err == nil && res.status == statusDone:
+		row.Outcome = outcomeCommitted
+	case err == nil:
+		row.Outcome, row.FailureClass = outcomeFailed, res.class
+		note("failure", "failed for good, class "+res.class+with(row.FailureText))
+	case errors.Is(err, ErrStopped):
+		row.Outcome = outcomeStopped
+		return nil // the loop sees it
+	case errors.Is(err, errFenced):
+		row.Outcome = outcomeDuplicate
+		note("fenced", "given up: another attempt has taken it over")
+		return nil
+	case errors.Is(err, results.ErrExists):
+		row.Outcome = outcomeDuplicate
+		note("conflict", fmt.Sprintf("trained again, it came to another result than the one committed, which stays: %v", err))
+		return fmt.Errorf("%s came to another result than the one committed: %w", r, err)
+	default:
+		row.Outcome, row.FailureClass = outcomeFailed, classify(err)
+		note("failure", err.Error())
+		switch row.FailureClass {
+		case classFolder, classInput, classDevice:
+			return err
+		}
+		return nil
+	}
+	return nil
+}
+
+func with(text string) string {
+	if text == "" {
+		return ""
+	}
+	return ": " + text
+}
+
+// send tells the coordinator. It may be gone: then standard input has ended too, and the worker will stop.
+func (w *worker) send(m Message) {
+	if w.Stdout == nil {
+		return
+	}
+	m.Slot = w.Slot
+	m.Images, m.Native, m.Busy = w.images, w.native.Seconds(), w.busy.Seconds()
+	text, err := json.Marshal(m)
+	if err != nil {
+		return // no number: an error of 0/0 images
+	}
+	w.sending.Lock()
+	defer w.sending.Unlock()
+	w.Stdout.Write(append(text, '\n'))
+}
+
+// checkLibrary refuses to mix the bits of two versions of a native library in one study.
+func (s *Store) checkLibrary(where Provenance, accept bool) error {
+	if where.Library == "" {
+		return nil
+	}
+	path := filepath.Join(s.Dir, "work", "library-"+where.Backend)
+	won, err := createOnce(path, fmt.Sprint(os.Getpid()), []byte(where.Library))
+	if err != nil || won {
+		return err
+	}
+	began, err := os.ReadFile(path)
+	if err != nil {
+		return diskError(err)
+	}
+	if string(began) == where.Library {
+		return nil
+	}
+	if accept {
+		return writeBytes(path, fmt.Sprint(os.Getpid()), []byte(where.Library))
+	}
+	return anynetx.Inputf("the %s library has changed since this study began (SHA-256 %.12s, now %.12s), so its results need not be the same bits; "+
+		"use the library it began with, or a new folder, or accept the change with --accept-library", where.Backend, began, where.Library)
+}
