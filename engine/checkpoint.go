@@ -107,11 +107,16 @@ func (t *Trainer) WriteCheckpoint(w io.Writer, extra []byte) error {
 	if err != nil {
 		return err
 	}
-	header, err := json.Marshal(checkpointHeader{
+	return writeCheckpoint(w, checkpointHeader{
 		Config: config, Architecture: t.config.Network.Architecture.ID(), Epoch: t.epoch, Step: t.step,
 		Library: t.ctx.Library().SHA256, Device: t.ctx.Info().Model,
-		Tensors: checkpointTable(t.layout, state), StateBytes: int64(len(state)), ExtraBytes: int64(len(extra)),
-	})
+	}, t.layout, state, extra)
+}
+
+// writeCheckpoint fills in what the header says of state and extra.
+func writeCheckpoint(w io.Writer, h checkpointHeader, l *layout, state, extra []byte) error {
+	h.Tensors, h.StateBytes, h.ExtraBytes = checkpointTable(l, state), int64(len(state)), int64(len(extra))
+	header, err := json.Marshal(h)
 	if err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
