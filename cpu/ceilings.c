@@ -10,9 +10,10 @@
 #include "cpu.h"
 #include "isa.h"
 
-#define SAMPLES 4096      /* the newest slices of a thread */
-#define FMA_ROUNDS 65536  /* of ANX_ACCUMULATORS vectors: one slice */
-#define COPY_BYTES (2u << 20) /* one slice */
+#define SAMPLES 4096                /* the newest slices of a thread */
+#define CHAINS (VL == 16 ? 16 : 12) /* independent sums: more than latency x units, fewer than registers */
+#define FMA_ROUNDS 65536            /* of CHAINS vectors: one slice */
+#define COPY_BYTES (2u << 20)       /* one slice */
 
 typedef struct ceiling_job {
   void (*slice)(struct ceiling_job *, int index);
@@ -32,36 +33,36 @@ static double seconds_now(void) {
 }
 
 static void slice_fma(ceiling_job *job, int index) {
-  vf a[ANX_ACCUMULATORS];
+  vf a[CHAINS];
   volatile float start = 1e-3f, factor = 0.9999f, addend = 1e-4f;
   const vf x = vset(factor), y = vset(addend);
-  UNROLL for (int i = 0; i < ANX_ACCUMULATORS; i++) a[i] = vset(start * (float)i);
+  UNROLL for (int i = 0; i < CHAINS; i++) a[i] = vset(start * (float)i);
   for (int round = 0; round < FMA_ROUNDS; round++) {
-    UNROLL for (int i = 0; i < ANX_ACCUMULATORS; i++) a[i] = vfma(a[i], x, y);
+    UNROLL for (int i = 0; i < CHAINS; i++) a[i] = vfma(a[i], x, y);
   }
   vf sum = vzero();
-  UNROLL for (int i = 0; i < ANX_ACCUMULATORS; i++) sum += a[i];
+  UNROLL for (int i = 0; i < CHAINS; i++) sum += a[i];
   float out[VL] __attribute__((aligned(64)));
   vstore(out, sum);
   job->sink = out[0] + (float)index;
 }
-static const double fma_flops = 2.0 * VL * ANX_ACCUMULATORS * FMA_ROUNDS;
+static const double fma_flops = 2.0 * VL * CHAINS * FMA_ROUNDS;
 
 /* bf16 pairs with fp32 accumulation; 0 where the instruction is not there */
 #if defined(__AVX512F__)
 __attribute__((target("avx512bf16"))) static void slice_dot(ceiling_job *job, int index) {
-  __m512 a[ANX_ACCUMULATORS];
+  __m512 a[CHAINS];
   volatile short half = 0x3f00, small = 0x3c00; /* 0.5, 0.0078 */
   const __m512bh x = (__m512bh)_mm512_set1_epi16(half), y = (__m512bh)_mm512_set1_epi16(small);
-  UNROLL for (int i = 0; i < ANX_ACCUMULATORS; i++) a[i] = _mm512_set1_ps((float)i);
+  UNROLL for (int i = 0; i < CHAINS; i++) a[i] = _mm512_set1_ps((float)i);
   for (int round = 0; round < FMA_ROUNDS; round++) {
-    UNROLL for (int i = 0; i < ANX_ACCUMULATORS; i++) a[i] = _mm512_dpbf16_ps(a[i], x, y);
+    UNROLL for (int i = 0; i < CHAINS; i++) a[i] = _mm512_dpbf16_ps(a[i], x, y);
   }
   __m512 sum = _mm512_setzero_ps();
-  UNROLL for (int i = 0; i < ANX_ACCUMULATORS; i++) sum += a[i];
+  UNROLL for (int i = 0; i < CHAINS; i++) sum += a[i];
   job->sink = _mm512_cvtss_f32(sum) + (float)index;
 }
-static const double dot_flops = 4.0 * 16 * ANX_ACCUMULATORS * FMA_ROUNDS;
+static const double dot_flops = 4.0 * 16 * CHAINS * FMA_ROUNDS;
 #endif
 
 static float *next_slice(const ceiling_job *job, float *base, int index) {

@@ -70,7 +70,7 @@ AI int anx_part(int n, int most, int at) {
 }
 
 AI void anx_forward_body(const anx_forward_tile *t, const float *x0, size_t at, const int KB, const int PB, const int ONE_TAP) {
-  vf a[KB * PB * LANES];
+  vf a[32]; /* a constant size: the compiler keeps variable-length arrays in memory */
   UNROLL for (int i = 0; i < KB * PB * LANES; i++) a[i] = vzero();
   const float *wc = t->w;
   const size_t x_c = t->x_c, x_p = t->x_p, w_c = t->w_c, w_k = t->w_k;
@@ -83,7 +83,7 @@ AI void anx_forward_body(const anx_forward_tile *t, const float *x0, size_t at, 
   for (int c = 0; c < channels; c++, x0 += x_c, wc += w_c) {
     for (int i = 0; i < taps; i++) {
       const float *x = ONE_TAP ? x0 : x0 + x_tap[i], *w = ONE_TAP ? wc : wc + w_tap[i];
-      vf v[PB * LANES];
+      vf v[16];
       UNROLL for (int p = 0; p < PB; p++) {
         UNROLL for (int l = 0; l < LANES; l++) v[p * LANES + l] = vload(x + (size_t)p * x_p + l * VL);
       }
@@ -159,17 +159,17 @@ AI void anx_forward_body(const anx_forward_tile *t, const float *x0, size_t at, 
 /* lanes: [KB][JB][16] sums over n1 x n2 x n3 pixels of d[k] times columns[j], with the strides given for each level. */
 AI void anx_weight_body(WEIGHT_ARGUMENTS, const int KB, const int JB) {
   for (int l = 0; l < LANES; l++) {
-    vf a[KB * JB];
+    vf a[32];
     UNROLL for (int i = 0; i < KB * JB; i++) a[i] = vzero();
     for (int i1 = 0; i1 < n1; i1++) {
       for (int i2 = 0; i2 < n2; i2++) {
         const float *dd = d + (size_t)i1 * d1 + (size_t)i2 * d2 + l * VL;
         const size_t at = (size_t)i1 * a1 + (size_t)i2 * a2 + (size_t)l * VL;
-        const float *c[JB];
+        const float *c[WEIGHT_COLUMNS];
         UNROLL for (int j = 0; j < JB; j++) c[j] = columns[j] + at;
         size_t o = 0;
         for (int i3 = 0; i3 < n3; i3++, dd += d3, o += a3) {
-          vf v[KB];
+          vf v[WEIGHT_ROWS];
           UNROLL for (int k = 0; k < KB; k++) v[k] = vload(dd + (size_t)k * d_k);
           UNROLL for (int j = 0; j < JB; j++) {
             const vf b = vload(c[j] + o);
