@@ -39,10 +39,15 @@ func (s *stageInts) String() string {
 	return joinInts(s.values[:])
 }
 
-// networkFlags are the flags of every verb that works on one network: the architecture and its setting.
-func networkFlags() []cli.Flag {
+// networkFlags are the flags of every verb that works on one network: the architecture and its setting. fromData says that classes and
+// resolution are the data set's if they are not given.
+func networkFlags(fromData bool) []cli.Flag {
 	const architecture, setting = "Architecture, one number per stage", "Setting"
 	d := anynetx.DefaultSetting()
+	start := ""
+	if fromData {
+		start = "the data set's"
+	}
 	stages := func(name, usage string, start [anynetx.Stages]int) cli.Flag {
 		category := architecture
 		if name == "strides" {
@@ -56,12 +61,12 @@ func networkFlags() []cli.Flag {
 		stages("bottlenecks", "bottleneck ratios `B,B,B,B`: the inner width is width / ratio", [anynetx.Stages]int{1, 1, 1, 1}),
 		stages("group-widths", "channels per group of the 3x3, such as `16,16,16,16`", [anynetx.Stages]int{}),
 		&cli.StringFlag{Name: "arch", Category: architecture, Usage: "instead of the four: `ID` of an architecture in the population --from"},
-		&cli.StringFlag{Name: "from", Category: architecture, Usage: "study folder or Parquet file of `anynetx sample` that holds --arch", TakesFile: true},
+		&cli.StringFlag{Name: "from", Category: architecture, Usage: "study folder or Parquet `FILE` of anynetx sample that holds --arch", TakesFile: true},
 		&cli.StringFlag{Name: "stem", Category: setting, Value: string(d.Stem), Usage: "`STEM`: res_stem_in, simple_stem_in or res_stem_cifar"},
 		&cli.IntFlag{Name: "stem-width", Category: setting, Value: d.StemWidth, Usage: "output `CHANNELS` of the stem"},
 		stages("strides", "stride `S,S,S,S` of each stage's first block", d.Strides),
-		&cli.IntFlag{Name: "resolution", Category: setting, Value: d.Resolution, Usage: "height and width of the input in `PIXELS`"},
-		&cli.IntFlag{Name: "classes", Category: setting, Value: d.Classes, Usage: "`NUMBER` of classes"},
+		&cli.IntFlag{Name: "resolution", Category: setting, Value: d.Resolution, DefaultText: start, Usage: "height and width of the input in `PIXELS`"},
+		&cli.IntFlag{Name: "classes", Category: setting, Value: d.Classes, DefaultText: start, Usage: "`NUMBER` of classes"},
 	}
 }
 

@@ -16,7 +16,7 @@ func describeCommand() *cli.Command {
 		Description: "Example, RegNetX-400MF:\n\n" +
 			"anynetx describe --depths 1,2,7,12 --widths 32,64,160,384 --group-widths 16,16,16,16 --strides 2,2,2,2 --stem simple_stem_in\n\n" +
 			"FLOPs are multiply-adds of one image; activations are the outputs of convolutions, max-pool and FC layer, as pycls counts them.",
-		Flags: append(networkFlags(),
+		Flags: append(networkFlags(false),
 			&cli.StringFlag{Name: "format", Value: "text", Usage: "`FORMAT`: text, json, or pycls (YAML that pycls loads)"},
 			&cli.BoolFlag{Name: "json", Usage: "the same as --format json"},
 			&cli.BoolFlag{Name: "layers", Usage: "every layer with its shapes and cost"}),

@@ -4,9 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
+	"anynetx/anynetx"
 	"anynetx/bindings"
 )
 
@@ -71,4 +76,37 @@ func devices(c *cli.Context) error {
 		g.row(d.ID, d.Name, d.Model, d.ISA, d.Units, bytesText(d.MemoryBytes))
 	}
 	return g.print(c.App.Writer)
+}
+
+// openDevice takes a device into use by its ID: "cpu:0", or "cpu" for the first. Threads of 0 are all cores.
+func openDevice(id string, threads int) (*bindings.Context, error) {
+	name, number, numbered := strings.Cut(id, ":")
+	index := 0
+	if numbered {
+		var err error
+		if index, err = strconv.Atoi(number); err != nil || index < 0 {
+			return nil, anynetx.Inputf("device is %q, must be like cpu:0; `anynetx devices` shows them", id)
+		}
+	}
+	if !slices.Contains(backEnds(), name) {
+		return nil, anynetx.Inputf("device is %q, must be of %s; `anynetx devices` shows them", id, strings.Join(backEnds(), ", "))
+	}
+	switch {
+	case threads < 0 || threads > 4096:
+		return nil, anynetx.Inputf("threads is %d, must be 0 (all cores) to 4096", threads)
+	case threads == 0:
+		threads = runtime.NumCPU()
+	}
+	library, err := bindings.Load(name)
+	if err != nil {
+		return nil, err
+	}
+	found, err := library.Devices()
+	if err != nil {
+		return nil, err
+	}
+	if index >= len(found) {
+		return nil, anynetx.Inputf("device is %q, but %s has %d; `anynetx devices` shows them", id, name, len(found))
+	}
+	return library.NewContext(bindings.ContextOptions{Device: index, Threads: threads})
 }

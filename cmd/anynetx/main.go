@@ -17,6 +17,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"anynetx/anynetx"
+	"anynetx/runner"
 )
 
 const (
@@ -26,6 +27,9 @@ const (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "worker" { // a process of a running study; it has flags, signals and exit codes of its own
+		os.Exit(runner.WorkerMain(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	os.Exit(run(ctx, os.Args, os.Stdout, os.Stderr))
@@ -43,6 +47,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitDone
 	case errors.Is(err, errReported):
 		return exitFailed
+	case errors.Is(err, errUnsound):
+		return exitUsage
 	case errors.Is(err, anynetx.ErrInput):
 		fmt.Fprintf(stderr, "anynetx: %v\n", err)
 		return exitUsage
@@ -58,6 +64,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // errReported ends the program with exit code 1 when the output has said already what failed.
 var errReported = errors.New("failed, as reported")
 
+// errUnsound is the same for what a person gave: exit code 2.
+var errUnsound = errors.New("bad input, as reported")
+
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
 		Name:            "anynetx",
@@ -70,7 +79,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		HideVersion:     true,
 		HideHelpCommand: true,
 		ExitErrHandler:  func(*cli.Context, error) {},
-		Flags:           []cli.Flag{&cli.BoolFlag{Name: "version", Usage: "the same as `anynetx version`"}},
+		Flags:           []cli.Flag{&cli.BoolFlag{Name: "version", Usage: "the same as the verb version"}},
 		Action: func(c *cli.Context) error {
 			if c.Bool("version") {
 				return printVersion(c)
@@ -78,7 +87,8 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			return cli.ShowAppHelp(c)
 		},
 		Commands: []*cli.Command{
-			describeCommand(), sampleCommand(), devicesCommand(), versionCommand(),
+			sampleCommand(), describeCommand(), trainCommand(), studyCommand(), exportCommand(),
+			dataCommand(), devicesCommand(), benchCommand(), doctorCommand(), versionCommand(),
 		},
 	}
 	app.OnUsageError = usageError
@@ -91,6 +101,11 @@ func prepare(commands []*cli.Command) {
 	for _, c := range commands {
 		c.OnUsageError = usageError
 		c.HideHelpCommand = true
+		for _, f := range c.Flags {
+			if b, ok := f.(*cli.BoolFlag); ok && !b.Value {
+				b.DisableDefaultText = true
+			}
+		}
 		prepare(c.Subcommands)
 	}
 }

@@ -98,6 +98,14 @@ func thousands[T int | int64 | uint64 | int32](n T) string {
 	return sign + s
 }
 
+// counted is "1 thread" or "2 threads".
+func counted(n int, word string) string {
+	if n != 1 {
+		word += "s"
+	}
+	return thousands(n) + " " + word
+}
+
 // si is a number with three digits and a decimal prefix: 400.0 M.
 func si(x float64) string {
 	for _, step := range []struct {

@@ -2,7 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
+	"image"
+	"image/color"
+	"image/png"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -31,7 +37,7 @@ func TestScripts(t *testing.T) {
 			built, err := filepath.Glob(filepath.Join(libraries, "libanx_cpu.*"))
 			return condition == "native" && len(built) > 0, err
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"json": checkJSON, "code": checkCode},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"json": checkJSON, "code": checkCode, "png": writePNGs},
 	})
 }
 
@@ -112,5 +118,26 @@ func checkCode(ts *testscript.TestScript, negated bool, args []string) {
 	}
 	if got != args[0] {
 		ts.Fatalf("exit code is %s, want %s\n%s", got, args[0], ts.ReadFile("stderr"))
+	}
+}
+
+// png FOLDER COUNT: small images of different colours.
+func writePNGs(ts *testscript.TestScript, negated bool, args []string) {
+	if negated || len(args) != 2 {
+		ts.Fatalf("usage: png FOLDER COUNT")
+	}
+	folder := ts.MkAbs(args[0])
+	count, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ts.Check(os.MkdirAll(folder, 0o777))
+	for i := range count {
+		picture := image.NewRGBA(image.Rect(0, 0, 9, 7))
+		for at := range 63 {
+			picture.Set(at%9, at/9, color.RGBA{uint8(at * 4), uint8(len(folder) * 31 % 256), uint8(i * 40 % 256), 255})
+		}
+		f, err := os.Create(filepath.Join(folder, fmt.Sprintf("%d.png", i)))
+		ts.Check(err)
+		ts.Check(png.Encode(f, picture))
+		ts.Check(f.Close())
 	}
 }
