@@ -51,7 +51,7 @@ FUZZ_SECONDS ?= 30
 sanitize: ## the tests of native code with AddressSanitizer and UndefinedBehaviorSanitizer
 	@cmake -S . -B build/sanitize -DANX_SANITIZE=address,undefined >build/sanitize.log 2>&1 || { cat build/sanitize.log >&2; exit 1; }
 	cmake --build build/sanitize --parallel $(jobs)
-	ANX_LIBRARY_DIR=$(CURDIR)/build/sanitize/lib scripts/under-sanitizer.sh ./bindings ./engine | go run ./scripts/testsummary
+	ANX_LIBRARY_DIR=$(CURDIR)/build/sanitize/lib scripts/under-sanitizer.sh ./bindings/... ./engine | go run ./scripts/testsummary
 
 fuzz: ## every fuzz target for FUZZ_SECONDS (30)
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
