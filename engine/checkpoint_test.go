@@ -69,6 +69,22 @@ func TestResume(t *testing.T) {
 			second.Close()
 		}
 
+		// Between the last step of an epoch and its end, too.
+		first, second := newTestTrainer(t, ctx, c, d, planOptions{}), newTestTrainer(t, ctx, c, d, planOptions{})
+		must(t, first.Initialize())
+		for range 4 {
+			must(t, first.Step())
+		}
+		var file bytes.Buffer
+		must(t, first.WriteCheckpoint(&file, nil))
+		_, err = second.ReadCheckpoint(&file)
+		must(t, err)
+		r, err := second.EndEpoch()
+		must(t, err)
+		if r != results[0] {
+			t.Errorf("resumed at the end of an epoch it gives %+v, not %+v", r, results[0])
+		}
+
 		// Controls: what happens without a part of the state.
 		l := whole.layout
 		for _, part := range []struct {
@@ -91,6 +107,38 @@ func TestResume(t *testing.T) {
 				t.Errorf("without %s the epoch's results are the same, so the test above shows nothing", part.name)
 			}
 			broken.Close()
+		}
+	})
+}
+
+// TestInterleaved: runs that share a context and its data set do not touch each other.
+func TestInterleaved(t *testing.T) {
+	backends(t, func(t *testing.T, ctx *bindings.Context) {
+		c, d := resumeCase(t, ctx)
+		configs := []Config{c, c}
+		configs[1].Network = tiny(t, anynetx.SimpleStemIN, 16, 4)
+		configs[1].Replicate = 3
+		var alone, together [2][]byte
+		for i, c := range configs {
+			alone[i] = finalState(t, ctx, c, d, planOptions{})
+		}
+		var trainers [2]*Trainer
+		for i, c := range configs {
+			trainers[i] = newTestTrainer(t, ctx, c, d, planOptions{})
+			must(t, trainers[i].Initialize())
+		}
+		for range 12 {
+			for _, trainer := range trainers {
+				advance(t, trainer, 1)
+			}
+		}
+		for i, trainer := range trainers {
+			var err error
+			together[i], err = trainer.readState()
+			must(t, err)
+			if !bytes.Equal(alone[i], together[i]) {
+				t.Errorf("run %d ends with other bits when another run takes turns with it", i)
+			}
 		}
 	})
 }
