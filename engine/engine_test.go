@@ -29,7 +29,7 @@ func open(t testing.TB, backend, isa string) *bindings.Context {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, err := library.NewContext(bindings.ContextOptions{Threads: 2, ISA: isa})
+	ctx, err := library.NewContext(bindings.ContextOptions{Threads: 1, ISA: isa})
 	var native *bindings.Error
 	if errors.As(err, &native) && native.Status == bindings.Unsupported && isa != "" {
 		t.Skipf("this machine has no %s: %v", isa, err)
