@@ -47,8 +47,8 @@ func known(n *yaml.Node, what string, t reflect.Type) error {
 	if n.Tag == "!!null" {
 		return at(n, "%s has no value; give one or remove the line", what)
 	}
-	if reflect.PointerTo(t).Implements(unmarshalerType) {
-		return nil // looks at its own node
+	if reflect.PointerTo(t).Implements(unmarshalerType) || t == reflect.TypeFor[yaml.Node]() {
+		return nil // looked at by its owner
 	}
 	switch t.Kind() {
 	case reflect.Struct:

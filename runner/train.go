@@ -354,3 +354,5 @@ func (g *training) keep() error {
 func (g *training) event(kind, format string, args ...any) {
 	g.w.events.append(happened(g.w.me, kind, format, args...).of(g.l))
 }
+
+func (c checkpoint) name() string { return filepath.Base(c.path) }

@@ -1,0 +1,170 @@
+package runner
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"anynetx/anynetx"
+	"anynetx/datasets"
+	"anynetx/engine"
+	"anynetx/random"
+)
+
+// fakeTrainers train a state of a few numbers. What the real trainer promises they keep: the state after n steps is a function of the
+// run's inputs and n, through weights, momentum and named random numbers.
+type fakeTrainers struct {
+	seed     uint64
+	step     time.Duration
+	sabotage string // "momentum", "random": what a resume forgets
+	fail     func(r *PlannedRun, p engine.Position) error
+}
+
+type fakeState struct {
+	Weights, Momentum uint64
+	Epoch, Step       int
+}
+
+type fakeTraining struct {
+	fakeTrainers
+	r       *PlannedRun
+	state   fakeState
+	stream  random.Stream
+	resumed int // steps since the process began, for the sabotage of the random numbers
+	native  time.Duration
+}
+
+func (f fakeTrainers) Open(r *PlannedRun) (Training, error) {
+	t := &fakeTraining{fakeTrainers: f, r: r, stream: random.New(f.seed, "fake", r.Task.Dataset, r.Member.ID, r.Replicate)}
+	if r.Task.Start.Kind == StartContinue {
+		t.state.Epoch = r.Source.Task.Epochs
+	}
+	return t, nil
+}
+
+func (f fakeTrainers) Provenance() Provenance {
+	return Provenance{Backend: "fake", Device: "fake:0", DeviceName: "none", Library: fmt.Sprintf("%064d", 1), Threads: 1}
+}
+
+func (f fakeTrainers) Close() {}
+
+func (t *fakeTraining) steps() int { return t.r.Task.TrainImages / t.r.Task.Recipe.Batch }
+
+func (t *fakeTraining) Initialize() error {
+	t.state.Weights = t.stream.Uint64(0)
+	return nil
+}
+
+func (t *fakeTraining) InitializeFrom(r io.Reader) error {
+	_, err := fmt.Fscanf(r, "fake weights %d", &t.state.Weights)
+	return err
+}
+
+func (t *fakeTraining) ContinueFrom(r io.Reader) error {
+	_, err := t.ReadCheckpoint(r)
+	return err
+}
+
+func (t *fakeTraining) Position() engine.Position {
+	return engine.Position{Epoch: t.state.Epoch, Step: t.state.Step, StepsPerEpoch: t.steps(), Epochs: t.r.Task.Epochs}
+}
+
+func (t *fakeTraining) Step() error {
+	if t.fail != nil {
+		if err := t.fail(t.r, t.Position()); err != nil {
+			return err
+		}
+	}
+	time.Sleep(t.step)
+	t.native += t.step
+	t.resumed++
+	n := uint64(t.state.Epoch*t.steps() + t.state.Step)
+	if t.sabotage == "random" {
+		n = uint64(t.resumed)
+	}
+	t.state.Momentum = t.state.Momentum*9/10 + t.stream.Uint64(n+1)
+	t.state.Weights = t.state.Weights*6364136223846793005 + t.state.Momentum
+	t.state.Step++
+	return nil
+}
+
+func (t *fakeTraining) EndEpoch() (EpochResult, error) {
+	share := func(i uint64) float64 { return 100 * random.New(t.state.Weights, "figure").Float64(i) }
+	e := EpochResult{Epoch: t.state.Epoch, LearningRate: 0.1, TrainLoss: share(0) / 40, TrainTop1ErrPct: share(1), TrainTop5ErrPct: share(2),
+		TestLoss: share(3) / 40, TestTop1ErrPct: share(4), TestTop5ErrPct: share(5)}
+	t.state.Epoch++
+	t.state.Step = 0
+	return e, nil
+}
+
+func (t *fakeTraining) WriteCheckpoint(w io.Writer, extra []byte) error {
+	text, err := json.Marshal(struct {
+		State fakeState
+		Extra []byte
+		Fill  []byte
+	}{t.state, extra, make([]byte, 1000)})
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(text)
+	for _, part := range [][]byte{text, sum[:]} { // in two, so that a kill can come between
+		if _, err := w.Write(part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *fakeTraining) ReadCheckpoint(r io.Reader) ([]byte, error) {
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	if len(data) < 32 {
+		return nil, errors.New("the checkpoint is too short")
+	}
+	text := data[:len(data)-32]
+	if sum := sha256.Sum256(text); !bytes.Equal(sum[:], data[len(text):]) {
+		return nil, errors.New("the checkpoint's checksum is wrong")
+	}
+	var c struct {
+		State fakeState
+		Extra []byte
+	}
+	if err := json.Unmarshal(text, &c); err != nil {
+		return nil, err
+	}
+	t.state = c.State
+	if t.sabotage == "momentum" {
+		t.state.Momentum = 0
+	}
+	return c.Extra, nil
+}
+
+func (t *fakeTraining) WriteWeights(w io.Writer) error {
+	_, err := fmt.Fprintf(w, "fake weights %d", t.state.Weights)
+	return err
+}
+
+func (t *fakeTraining) NativeTime() time.Duration { return t.native }
+func (t *fakeTraining) Memory() engine.Memory     { return engine.Memory{StateBytes: 24} }
+func (t *fakeTraining) Close()                    {}
+
+// fakeData describes any data set.
+func fakeData(name string, part datasets.Subset, stream random.Stream) (DataInfo, error) {
+	if name == "missing" {
+		return DataInfo{}, anynetx.Inputf("data set missing is not there")
+	}
+	info := DataInfo{TrainImages: 160, TestImages: 16, SHA256: "of " + name}
+	for i := range max(part.Classes, len(part.ClassList), 2) {
+		info.ClassNames = append(info.ClassNames, fmt.Sprint("class ", i))
+	}
+	if part.TrainImages > 0 {
+		info.TrainImages = part.TrainImages
+	}
+	return info, nil
+}

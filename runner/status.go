@@ -1,0 +1,134 @@
+package runner
+
+import (
+	"fmt"
+	"io"
+	"strings"
+)
+
+// StudyStatus is how far a study is, from the files of its folder alone: on any machine that sees them, whether anybody works on it or not.
+type StudyStatus struct {
+	Study          string         `json:"study"`
+	Dir            string         `json:"dir"`
+	Runs           int            `json:"runs"`
+	Done           int            `json:"done"`
+	Failed         int            `json:"failed"`
+	Running        int            `json:"running"`
+	Complete       bool           `json:"complete"`
+	FailureClasses map[string]int `json:"failure_classes"`
+	Tasks          []TaskStatus   `json:"tasks"`
+	Active         []ActiveRun    `json:"active"`
+}
+
+// TaskStatus is how far a task is.
+type TaskStatus struct {
+	Task   string  `json:"task"`
+	Runs   int     `json:"runs"`
+	Done   int     `json:"done"`
+	Failed int     `json:"failed"`
+	Best   *Result `json:"best"`
+}
+
+// ActiveRun is a run that is leased.
+type ActiveRun struct {
+	RunID   string `json:"run_id"`
+	Task    string `json:"task"`
+	ArchID  string `json:"arch_id"`
+	Attempt int    `json:"attempt"`
+	Host    string `json:"host"`
+	PID     int    `json:"pid"`
+	Device  string `json:"device"`
+	Epoch   int    `json:"epoch"` // epochs done by the last checkpoint or journal record
+	Epochs  int    `json:"epochs"`
+}
+
+// Status reads how far a study is.
+func Status(dir string) (*StudyStatus, error) {
+	store, err := OpenStore(dir)
+	if err != nil {
+		return nil, err
+	}
+	me := identity()
+	q := &queue{store: store, me: me}
+	m, err := newModel(store, q)
+	if err != nil {
+		return nil, err
+	}
+	s := &StudyStatus{Study: store.Plan.Name, Dir: dir, Runs: m.total, FailureClasses: m.failures(), Active: []ActiveRun{}, Tasks: []TaskStatus{}}
+	var best map[string]Result
+	s.Done, s.Failed, best = m.tally()
+	s.Complete = s.Done+s.Failed == s.Runs
+	perTask := map[string]*TaskStatus{}
+	for i := range store.Plan.Tasks {
+		t := &store.Plan.Tasks[i]
+		s.Tasks = append(s.Tasks, TaskStatus{Task: t.Name})
+		if !q.resolved[t.Name] {
+			s.Tasks[i].Runs = store.Plan.planned(t)
+		}
+		if b, ok := best[t.Name]; ok {
+			s.Tasks[i].Best = &b
+		}
+	}
+	for i := range s.Tasks {
+		perTask[s.Tasks[i].Task] = &s.Tasks[i]
+	}
+	for _, r := range q.runs {
+		t := perTask[r.Task.Name]
+		t.Runs++
+		if e, ok := m.rows[r.ID]; ok {
+			if e.Status == statusDone {
+				t.Done++
+			} else {
+				t.Failed++
+			}
+			continue
+		}
+		list, err := readAttempts(store.workDir(r.ID))
+		if err != nil {
+			return nil, err
+		}
+		if len(list) == 0 {
+			continue
+		}
+		if a := list[len(list)-1]; a.end == nil && !a.lease.dead(me, &q.quiet) {
+			active := ActiveRun{RunID: r.ID, Task: r.Task.Name, ArchID: r.Member.ID, Attempt: a.lease.Attempt, Host: a.lease.Host,
+				PID: a.lease.PID, Device: a.lease.Device, Epochs: r.Task.Epochs}
+			if list := checkpoints(a.lease.folder()); len(list) > 0 {
+				fmt.Sscanf(list[len(list)-1].name(), "checkpoint-%d", &active.Epoch)
+			}
+			s.Active = append(s.Active, active)
+		}
+	}
+	s.Running = len(s.Active)
+	return s, nil
+}
+
+// WriteText prints a status for people.
+func (s *StudyStatus) WriteText(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "study %s in %s: %d of %d runs done", s.Study, s.Dir, s.Done, s.Runs)
+	if s.Failed > 0 {
+		fmt.Fprintf(&b, ", %d failed (%s)", s.Failed, countsText(s.FailureClasses))
+	}
+	if s.Running > 0 {
+		fmt.Fprintf(&b, ", %d running", s.Running)
+	}
+	b.WriteString("\n\n")
+	width := 4
+	for _, t := range s.Tasks {
+		width = max(width, len(t.Task))
+	}
+	fmt.Fprintf(&b, "%-*s  %6s  %6s  %6s  %s\n", width, "task", "runs", "done", "failed", "best error")
+	for _, t := range s.Tasks {
+		best := "-"
+		if t.Best != nil {
+			best = fmt.Sprintf("%.2f %% (%s)", t.Best.TestTop1, t.Best.ArchID)
+		}
+		fmt.Fprintf(&b, "%-*s  %6d  %6d  %6d  %s\n", width, t.Task, t.Runs, t.Done, t.Failed, best)
+	}
+	for _, a := range s.Active {
+		fmt.Fprintf(&b, "running: %s on %s, %s, process %d on %s, attempt %d, epoch %d of %d\n", a.ArchID, a.Task, a.Device, a.PID, a.Host, a.Attempt, a.Epoch, a.Epochs)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
