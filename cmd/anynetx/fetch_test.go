@@ -124,6 +124,15 @@ func TestFetchArchiveTakesWhatTheSpecNamesAndNothingElse(t *testing.T) {
 	if got := strings.Join(files, " "); got != "small/set/a.bin small/small.tar.gz" {
 		t.Errorf("files are %q", got)
 	}
+	spec.Archive.SHA256 = sha(content)
+	dir = t.TempDir()
+	if err := d.fetch(t.Context(), spec, dir); err == nil || !strings.Contains(err.Error(), "it was not kept") {
+		t.Errorf("wrong archive: %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "small", "*")); len(left) > 0 {
+		t.Errorf("a wrong archive left %v", left)
+	}
+	spec.Archive.SHA256 = sha(archive)
 	spec.Files[0].Bytes = 8
 	if err := d.fetch(t.Context(), spec, t.TempDir()); err == nil || !strings.Contains(err.Error(), "7 bytes, 8 are on record") {
 		t.Errorf("wrong size: %v", err)
