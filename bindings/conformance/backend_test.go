@@ -1,0 +1,148 @@
+package conformance
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"anynetx/bindings"
+)
+
+// runAll runs every case that the device takes; what is nil in the result it cannot take.
+func runAll(t *testing.T, ctx *bindings.Context, cases []Case) [][]Output {
+	t.Helper()
+	results := make([][]Output, len(cases))
+	for i := range cases {
+		if cases[i].Unfit(ctx.Info()) != "" {
+			continue
+		}
+		outputs, err := RunCase(ctx, &cases[i])
+		if err != nil {
+			t.Errorf("%v", err)
+			continue
+		}
+		results[i] = outputs
+	}
+	return results
+}
+
+// The reference takes every case and compares equal with itself: no NaN where none belongs, no guard byte and no input touched.
+func TestReferenceRunsEveryCase(t *testing.T) {
+	cases := Cases()
+	for i, outputs := range runAll(t, reference(t), cases) {
+		if outputs == nil {
+			t.Errorf("case %s does not run", cases[i].Name)
+		} else if err := Compare(&cases[i], outputs, outputs); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Every back end against the reference, on each instruction set; and the same bits for every number of threads, and for every
+// instruction set that calls itself the same device model.
+func TestBackEndsAgreeWithReference(t *testing.T) {
+	cases := Cases()
+	want := runAll(t, reference(t), cases)
+	for _, backend := range []struct {
+		name string
+		isas []string
+	}{{"cpu", []string{"avx512", "avx2", "portable"}}, {"cuda", []string{""}}} {
+		t.Run(backend.name, func(t *testing.T) {
+			library := load(t, backend.name)
+			type first struct {
+				what    string
+				results [][]Output
+			}
+			models := map[string]first{}
+			for _, isa := range backend.isas {
+				t.Run("isa="+isa, func(t *testing.T) {
+					threads := []int{1, 2, 3}
+					if backend.name != "cpu" {
+						threads = threads[:1]
+					}
+					for _, count := range threads {
+						ctx, err := library.NewContext(bindings.ContextOptions{Threads: count, ISA: isa})
+						var native *bindings.Error
+						if errors.As(err, &native) && native.Status == bindings.Unsupported {
+							missing(t, isa, "%v", err)
+						}
+						if err != nil {
+							t.Fatal(err)
+						}
+						got := runAll(t, ctx, cases)
+						info := ctx.Info()
+						ctx.Close()
+						what := fmt.Sprintf("%s with %d threads", info.ISA, count)
+						same, seen := models[info.Model]
+						if !seen {
+							models[info.Model] = first{what, got}
+						}
+						for i := range cases {
+							if got[i] == nil {
+								continue
+							}
+							if seen {
+								if same.results[i] == nil {
+									continue
+								}
+								if err := SameBits(&cases[i], same.results[i], got[i]); err != nil {
+									t.Errorf("%s against %s: %v", what, same.what, err)
+								}
+							}
+							if count == 1 {
+								if err := Compare(&cases[i], want[i], got[i]); err != nil {
+									t.Errorf("%s: %v", what, err)
+								}
+							}
+						}
+						if count == 1 {
+							unfit(t, info, cases)
+						}
+					}
+				})
+			}
+		})
+	}
+}
+
+// unfit reports each case that a device cannot take as a skip with its reason.
+func unfit(t *testing.T, info bindings.DeviceInfo, cases []Case) {
+	count := 0
+	for i := range cases {
+		if why := cases[i].Unfit(info); why != "" {
+			count++
+			t.Run(cases[i].Name, func(t *testing.T) { t.Skip(why) })
+		}
+	}
+	t.Logf("%s ran %d cases and skipped %d", info.ISA, len(cases)-count, count)
+}
+
+// BenchmarkCases gives each case's time on the back end that ANX_BENCH names ("cpu" if unset).
+func BenchmarkCases(b *testing.B) {
+	library, err := bindings.Load(benchmarked())
+	if err != nil {
+		b.Skip(err)
+	}
+	ctx, err := library.NewContext(bindings.ContextOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer ctx.Close()
+	for _, c := range Cases() {
+		b.Run(c.Name, func(b *testing.B) {
+			bound, err := Bind(ctx, &c)
+			if err != nil {
+				b.Skip(err)
+			}
+			defer bound.Close()
+			for b.Loop() {
+				if err := bound.Run(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if macs := c.MACs(); macs > 0 {
+				b.ReportMetric(float64(macs)*float64(b.N)/float64(b.Elapsed().Nanoseconds()), "GMAC/s")
+			}
+		})
+	}
+}
