@@ -63,6 +63,21 @@ build/venv: scripts/readers/requirements.txt
 	$@/bin/pip install --quiet --disable-pip-version-check --retries 5 -r $<
 	@touch $@
 
+.PHONY: bench-cpu
+MODE ?= full
+BENCH_PYTHON ?= build/venv-bench/bin/python
+bench-cpu: build $(BENCH_PYTHON) ## training speed beside PyTorch, under 25 minutes: bench/results and docs/performance.md (MODE=quick: 6, the page stays)
+	@result=$$($(BENCH_PYTHON) bench/cpu.py --python $(BENCH_PYTHON) --mode $(MODE)); \
+	python3 bench/cpu_report.py "$$result" $(if $(filter full,$(MODE)),--page docs/performance.md); \
+	echo "$${result%.json}.md"
+
+# The peer of bench-cpu, apart from everything else.
+build/venv-bench/bin/python: bench/cpu-requirements.txt
+	@rm -rf build/venv-bench
+	python3 -m venv build/venv-bench
+	$(@D)/pip install --quiet --disable-pip-version-check --retries 5 -r $<
+	@touch $@
+
 .PHONY: lint fmt
 lint: ## gofmt and go vet
 	@bad=$$(git ls-files -co --exclude-standard '*.go' | xargs -r gofmt -l); [ -z "$$bad" ] || { echo "not gofmt-clean (run make fmt): $$bad" >&2; exit 1; }

@@ -214,7 +214,8 @@ def main():
     report["minutes"] = (time.time() - start) / 60
     report["load_at_end"] = os.getloadavg()[0]
     slug = re.sub(r"[^a-z0-9]+", "-", f"{report['machine']} {cores} cores".lower()).strip("-")
-    out = pathlib.Path(arguments.out) if arguments.out else HERE / "results" / f"cpu-{slug}-{report['date']}.json"
+    suffix = "" if arguments.mode == "full" else "-" + arguments.mode
+    out = pathlib.Path(arguments.out) if arguments.out else HERE / "results" / f"cpu-{slug}-{report['date']}{suffix}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n")
     say(f"{report['minutes']:.1f} minutes")
