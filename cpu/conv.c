@@ -2,27 +2,41 @@
 #include "cpu.h"
 
 #define TILE_FLOATS (96 * 1024)   /* 384 KB: both tiles of a slice stay in a 1 MB second level cache beside the weights */
-#define POINTWISE_PIXELS 64       /* of a backward slice: six rows of it fill a 32 KB first level cache; lane sums cost 6 % */
+#define WEIGHT_PIXELS 72          /* six rows of D fill a 32 KB first level cache; sums of lanes cost 5 % */
+#define POINTWISE_FLOATS (128 * 1024)
 
 static int least(int a, int b) { return a < b ? a : b; }
 static int most(int a, int b) { return a > b ? a : b; }
 
 static int divide_up(int a, int b) { return (a + b - 1) / b; }
 
+static int round16(int n) { return (n + 15) / 16 * 16; }
+
+/* Cost per pixel of a weight gradient, in multiply-add vectors: through transposed tiles, where channels are padded to 16 and transposing
+ * takes 8, or from lane sums of a slice of n pixels, which take 6. */
+static int transposing_pays(const anx_conv_plan *p, int n) {
+  return (int64_t)round16(p->gi) * (p->go + 8) * n < (int64_t)p->gi * p->go * (n + 6);
+}
+
 static void plan_pointwise(anx_conv_plan *p, const anx_op *op) {
+  const int backward = op->kind == ANX_CONV_BWD;
   p->pointwise = 1;
   p->blocks = 1;
-  if (op->kind == ANX_CONV_FWD) {
-    const int fit = TILE_FLOATS / 2 / ANX_IMAGES / p->gi;
-    p->rows = most(16, least(128, fit / 8 * 8));
-  } else {
-    p->rows = POINTWISE_PIXELS;
+  const int fit = backward ? POINTWISE_FLOATS / ANX_IMAGES / (2 * p->gi + p->go) : TILE_FLOATS / 2 / ANX_IMAGES / p->gi;
+  p->rows = most(16, least(backward ? 64 : 128, fit / 8 * 8));
+  if (backward) {
+    p->transposed = transposing_pays(p, least(p->rows, p->pixels));
+    if (!p->transposed) p->rows = 64;
   }
-  p->rows = least(p->rows, p->pixels);
-  p->slices = p->row_slices = divide_up(p->pixels, p->rows);
-  p->rows = divide_up(p->pixels, p->slices);
-  p->slices = p->row_slices = divide_up(p->pixels, p->rows);
+  const int unit = op->stride == 1 ? 1 : op->q, units = p->pixels / unit; /* strided: whole output rows, whose input rows a slice owns */
+  p->rows = least(most(1, p->rows / unit), units);
+  p->slices = divide_up(units, p->rows);
+  p->rows = divide_up(units, p->slices);
+  p->slices = p->row_slices = divide_up(units, p->rows);
+  p->rows *= unit;
   p->a_c = p->d_k = (size_t)(p->rows | 1) * ANX_IMAGES;
+  p->a_floats = p->transposed ? (size_t)round16(p->gi) * (size_t)p->rows * ANX_IMAGES : p->a_c * (size_t)p->gi;
+  p->sparse_floats = backward && op->stride > 1 ? p->a_c * (size_t)p->gi : 0;
 }
 
 /* The rows (or columns) of the filter that meet the map at all: on a 1x1 map only the centre of a 3x3 filter does. */
@@ -68,6 +82,8 @@ static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
   p->row_slices = divide_up(op->p, p->rows);
   tiles(p, op, backward);
   p->slices = p->row_slices * divide_up(p->blocks_total, p->blocks);
+  p->weight_rows = most(1, least(p->rows, WEIGHT_PIXELS / (op->q * p->blocks)));
+  p->a_floats = p->a_c * (size_t)p->gi;
 }
 
 void anx_conv_plan_make(anx_conv_plan *p, const anx_op *op) {
@@ -81,14 +97,13 @@ void anx_conv_plan_make(anx_conv_plan *p, const anx_op *op) {
   p->pixels = p->blocks_total * op->p * op->q;
   p->x_c = anx_channel_floats(op->n, op->h, op->w);
   p->y_c = anx_channel_floats(op->n, op->p, op->q);
-  if (op->r == 1 && op->stride == 1) plan_pointwise(p, op);
+  if (op->r == 1) plan_pointwise(p, op);
   else plan_spatial(p, op);
-  p->a_floats = p->a_c * (size_t)p->gi;
   p->d_floats = op->kind == ANX_CONV_BWD ? p->d_k * (size_t)p->go : 0;
   p->sums_floats = (size_t)2 * ANX_IMAGES * (size_t)(op->kind == ANX_CONV_BWD ? p->gi : p->go);
 }
 
-size_t anx_conv_scratch_floats(const anx_conv_plan *p) { return p->a_floats + p->d_floats + p->sums_floats; }
+size_t anx_conv_scratch_floats(const anx_conv_plan *p) { return p->a_floats + p->d_floats + p->sums_floats + p->sparse_floats; }
 
 size_t anx_conv_partials(const anx_conv_plan *p, const anx_op *op) {
   return (size_t)p->slices * 2 * (size_t)(op->kind == ANX_CONV_BWD ? op->c : op->k);

@@ -208,25 +208,29 @@ static void weight_gradient(const anx_call *call, const anx_share *share, const 
   float *dw = (float *)call->out[BWD_DW] + (size_t)(share->group * p->go) * filter;
   d += (size_t)p->d_pad_h * d_row + (size_t)p->d_pad_w * pixel;
   if (share->slice == 0) memset(dw + (size_t)share->k0 * filter, 0, (size_t)(share->k1 - share->k0) * filter * sizeof(float));
-  for (int k = share->k0; k < share->k1;) {
-    const int kb = anx_part(share->k1 - share->k0, WEIGHT_ROWS, k - share->k0);
-    const float *dk = d + (size_t)k * p->d_k;
-    for (int j0 = 0; j0 < all;) { /* columns: input channel outside, tap inside, so that neighbours share rows of A */
-      const int jb = anx_part(all, anx_weight_width[kb], j0);
-      for (int j = 0; j < jb; j++) {
-        const int c = (j0 + j) / met, tap = (j0 + j) % met, r = tap / p->s_count, s = tap % p->s_count;
-        columns[j] = a + (size_t)c * p->a_c + (size_t)r * a_row + (size_t)s * pixel;
-        place[j] = (size_t)((r + p->r_low) * op->r + s + p->s_low) * (size_t)p->gi + (size_t)c;
+  const int part = p->weight_rows;
+  for (int r0 = 0; r0 < rows; r0 += part) {
+    const int n = rows - r0 < part ? rows - r0 : part;
+    for (int k = share->k0; k < share->k1;) {
+      const int kb = anx_part(share->k1 - share->k0, WEIGHT_ROWS, k - share->k0);
+      const float *dk = d + (size_t)k * p->d_k + (size_t)r0 * d_row, *ak = a + (size_t)r0 * st * a_row;
+      for (int j0 = 0; j0 < all;) { /* columns: input channel outside, tap inside, so that neighbours share rows of A */
+        const int jb = anx_part(all, anx_weight_width[kb], j0);
+        for (int j = 0; j < jb; j++) {
+          const int c = (j0 + j) / met, tap = (j0 + j) % met, r = tap / p->s_count, s = tap % p->s_count;
+          columns[j] = ak + (size_t)c * p->a_c + (size_t)r * a_row + (size_t)s * pixel;
+          place[j] = (size_t)((r + p->r_low) * op->r + s + p->s_low) * (size_t)p->gi + (size_t)c;
+        }
+        if (by_block) FN(anx_weight)(dk, p->d_k, columns, n, d_row, st * a_row, op->q, pixel, st * pixel, v->blocks, 16, 16, lanes, kb, jb);
+        else FN(anx_weight)(dk, p->d_k, columns, 1, 0, 0, n, d_row, st * a_row, op->q, 16, st * 16, lanes, kb, jb);
+        for (int i = 0; i < kb * jb; i += 4) anx_lane_sum4(lanes + 16 * i, out + i);
+        for (int i = 0; i < kb; i++) {
+          for (int j = 0; j < jb; j++) dw[(size_t)(k + i) * filter + place[j]] += out[i * jb + j];
+        }
+        j0 += jb;
       }
-      if (by_block) FN(anx_weight)(dk, p->d_k, columns, rows, d_row, st * a_row, op->q, pixel, st * pixel, v->blocks, 16, 16, lanes, kb, jb);
-      else FN(anx_weight)(dk, p->d_k, columns, 1, 0, 0, rows, d_row, st * a_row, op->q, 16, st * 16, lanes, kb, jb);
-      for (int i = 0; i < kb * jb; i += 4) anx_lane_sum4(lanes + 16 * i, out + i);
-      for (int i = 0; i < kb; i++) {
-        for (int j = 0; j < jb; j++) dw[(size_t)(k + i) * filter + place[j]] += out[i * jb + j];
-      }
-      j0 += jb;
+      k += kb;
     }
-    k += kb;
   }
   if (!call->out[BWD_DBIAS]) return;
   float *bias = (float *)call->out[BWD_DBIAS] + share->group * p->go;

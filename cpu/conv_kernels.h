@@ -16,7 +16,7 @@ AI void anx_pack_act(float *dst, size_t dst_step, const float *src, size_t src_s
   if (act) {
     const vf vs = vset(s), vt = vset(t);
     for (int i = 0; i < n; i++, dst += dst_step, src += src_step) {
-      UNROLL for (int l = 0; l < 16; l += VL) vstore(dst + l, vrelu(vfma(vs, vload(src + l), vt)));
+      UNROLL for (int l = 0; l < 16; l += VL) vstore(dst + l, vrelu(vaffine(vs, vload(src + l), vt)));
     }
   } else {
     for (int i = 0; i < n; i++, dst += dst_step, src += src_step) {

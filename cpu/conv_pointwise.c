@@ -1,19 +1,75 @@
-/* conv_pointwise.c - 1x1 convolutions of stride 1, FC layers included: Y = W act(X) as one matrix product over all pixels of all images.
+/* conv_pointwise.c - 1x1 convolutions, FC layers and strided projections included: Y = W act(X) as one matrix product over the pixels of all
+ * images.
  *
- * Layout: a channel is one row of N/16 H W pixels of 16 images, so that 1x1 maps tile as well as large ones.
- * Tile: a slice of up to 128 pixels is activated once into a per-thread tile; within it, pixels run outside and output channels inside, so
- *   that the pixels' columns stay in the first level cache while the weights stream past (1 byte per cycle).
- * Backward: a slice of 64 pixels; D = al G + be Y + de and A = act(X) are formed once, then dX = W^T D with mask and sums in registers, and
- *   dW += D A^T from lane accumulators. Weights owned by a task see the slices in order.
+ * Layout: a channel is one row of N/16 H W pixels of 16 images, so that 1x1 maps tile as well as large ones. With a stride, the pixels that
+ *   are used are gathered into a tile.
+ * Forward: a slice of up to 128 pixels is activated once into a per-thread tile; within it, pixels run outside and output channels inside,
+ *   so that the pixels' columns stay in the first level cache while the weights stream past (1 byte per cycle).
+ * Backward: per slice of 16..64 pixels D = al G + be Y + de is formed once; dX = W^T D with mask and sums in registers. The weight gradient is
+ *   either a product over pixels x images with input channels in the lanes (A transposed on the way in; the same register tile, no sums of
+ *   lanes: pays from about 48 output channels on), or lane sums over the slice. Weights owned by a task see the slices in order.
  */
 #include "conv_kernels.h"
 
 #define PANEL_FLOATS 4096 /* of a group of pixels over all reduction channels: 16 KB */
 #define COLUMNS 128       /* rows of A that stay in the second level cache while D's rows pass */
+#define WIDE 64           /* input channels of one panel of the transposed tile */
+
+static const int32_t no_offset[1] = {0};
 
 static void slice_range(const anx_conv_plan *p, int slice, int *first, int *count) {
   *first = slice * p->rows;
   *count = p->pixels - *first < p->rows ? p->pixels - *first : p->rows;
+}
+
+/* Where the input pixel of output pixel i lies in its channel, floats. */
+AI size_t input_at(const anx_op *op, int i) {
+  if (op->stride == 1) return (size_t)i * 16;
+  const int row = i / op->q, q = i % op->q, b = row / op->p, p = row % op->p;
+  return (((size_t)b * (size_t)op->h + (size_t)(p * op->stride)) * (size_t)op->w + (size_t)(q * op->stride)) * 16;
+}
+
+/* Pixels first..first+count-1 of all channels of a group, activated, as rows of `stride` floats. */
+static void pack_rows(const anx_call *call, int first, int count, const float *x, const float *s, const float *t, float *tile) {
+  const anx_conv_plan *p = &call->conv;
+  const anx_op *op = call->op;
+  const int run = op->stride == 1 ? count : op->q; /* strided slices are whole rows */
+  for (int c = 0; c < p->gi; c++) {
+    for (int i = 0; i < count; i += run)
+      anx_pack_act(tile + (size_t)c * p->a_c + (size_t)i * 16, 16, x + (size_t)c * p->x_c + input_at(op, first + i), (size_t)op->stride * 16, run,
+                   s != NULL, s ? s[c] : 0, s ? t[c] : 0);
+  }
+}
+
+/* The same, transposed: panels of up to WIDE channels [pixel][image][channel]; channels beyond gi are zero. */
+static void pack_transposed(const anx_call *call, int first, int count, const float *x, const float *s, const float *t, float *tile) {
+  const anx_conv_plan *p = &call->conv;
+  const anx_op *op = call->op;
+  const int padded = (p->gi + 15) / 16 * 16;
+  for (int c0 = 0; c0 < padded; c0 += 16) {
+    const int panel = c0 / WIDE * WIDE, width = padded - panel < WIDE ? padded - panel : WIDE, n = p->gi - c0 < 16 ? p->gi - c0 : 16;
+    float *to = tile + (size_t)panel * (size_t)count * 16 + (c0 - panel);
+    for (int i = 0; i < count; i++, to += (size_t)width * 16) {
+      const float *at = x + (size_t)c0 * p->x_c + input_at(op, first + i);
+      vf v[16 * LANES];
+      if (n == 16) {
+        UNROLL for (int c = 0; c < 16; c++) {
+          UNROLL for (int l = 0; l < LANES; l++) v[c * LANES + l] = vload(at + (size_t)c * p->x_c + l * VL);
+        }
+      } else {
+        for (int c = 0; c < 16; c++) {
+          for (int l = 0; l < LANES; l++) v[c * LANES + l] = c < n ? vload(at + (size_t)c * p->x_c + l * VL) : vzero();
+        }
+      }
+      if (s) {
+        for (int c = 0; c < n; c++) {
+          const vf vs = vset(s[c0 + c]), vt = vset(t[c0 + c]);
+          UNROLL for (int l = 0; l < LANES; l++) v[c * LANES + l] = vrelu(vaffine(vs, v[c * LANES + l], vt));
+        }
+      }
+      anx_transpose16(v, to, (size_t)width);
+    }
+  }
 }
 
 /* Output channels k0..k1-1 of `count` pixels; arrays of t indexed by output channel start at channel 0. */
@@ -46,64 +102,130 @@ static void product(const anx_forward_tile *base, int k0, int k1, int count) {
   }
 }
 
-static const int32_t no_offset[1] = {0};
-
 void FN(anx_pointwise_forward)(const anx_call *call, const anx_share *share, float *scratch) {
   const anx_conv_plan *p = &call->conv;
   int first, count;
   slice_range(p, share->slice, &first, &count);
   const int c_first = share->group * p->gi, k_first = share->group * p->go;
-  const float *x = (const float *)call->in[FWD_X] + (size_t)c_first * p->x_c + (size_t)first * 16;
+  const float *x = (const float *)call->in[FWD_X] + (size_t)c_first * p->x_c;
   size_t x_c = p->x_c;
-  if (call->in[FWD_S]) {
-    const float *s = (const float *)call->in[FWD_S] + c_first, *t = (const float *)call->in[FWD_T] + c_first;
-    for (int c = 0; c < p->gi; c++) anx_pack_act(scratch + (size_t)c * p->a_c, 16, x + (size_t)c * x_c, 16, count, 1, s[c], t[c]);
+  const float *s = call->in[FWD_S], *t = call->in[FWD_T];
+  if (s || call->op->stride > 1) {
+    pack_rows(call, first, count, x, s ? s + c_first : NULL, s ? t + c_first : NULL, scratch);
     x = scratch;
     x_c = p->a_c;
+  } else {
+    x += (size_t)first * 16;
   }
   float *sums = NULL;
   if (call->out[FWD_SUMS]) {
     sums = scratch + p->a_floats;
     memset(sums + 32 * share->k0, 0, (size_t)(share->k1 - share->k0) * 32 * sizeof(float));
   }
-  const anx_forward_tile t = {
+  const anx_forward_tile tile = {
       .x = x, .x_c = x_c, .x_p = 16,
       .w = (const float *)call->in[FWD_W] + (size_t)k_first * (size_t)p->gi, .w_k = (size_t)p->gi, .w_c = 1,
       .x_tap = no_offset, .w_tap = no_offset, .channels = p->gi, .taps = 1,
       .y = (float *)call->out[FWD_Y] + (size_t)k_first * p->y_c + (size_t)first * 16, .y_k = p->y_c, .y_p = 16,
       .bias = call->in[FWD_BIAS] ? (const float *)call->in[FWD_BIAS] + k_first : NULL, .sums = sums};
-  product(&t, share->k0, share->k1, count);
+  product(&tile, share->k0, share->k1, count);
   if (sums)
     anx_store_partials(call->partial + ((size_t)share->slice * (size_t)call->op->k + (size_t)(k_first + share->k0)) * 2, sums + 32 * share->k0,
                        share->k1 - share->k0);
 }
 
-static void input_gradient(const anx_call *call, const anx_share *share, const float *d, size_t d_k, int first, int count, float *sums) {
+/* Spreads a dense gradient of the pixels a strided 1x1 has used over the input rows of the slice, zero elsewhere; then as the register tile's
+ * epilogue: residual gradient, mask, sums. */
+static void spread(const anx_call *call, const anx_share *share, const float *dense, int first, int count, float *sums) {
   const anx_conv_plan *p = &call->conv;
-  const int c_first = share->group * p->gi, k_first = share->group * p->go;
+  const anx_op *op = call->op;
+  const float *mean = call->in[call->in[BWD_MEAN] ? BWD_MEAN : BWD_T];
+  for (int c = share->c0; c < share->c1; c++) {
+    const int channel = share->group * p->gi + c;
+    const size_t base = (size_t)channel * p->x_c;
+    const int masked = call->in[BWD_S] != NULL;
+    const vf s = vset(masked ? ((const float *)call->in[BWD_S])[channel] : 0), t = vset(masked ? ((const float *)call->in[BWD_T])[channel] : 0),
+             m = vset(masked ? mean[channel] : 0);
+    for (int i = 0; i < count; i += op->q) {
+      const float *from = dense + (size_t)c * p->a_c + (size_t)i * 16;
+      const int top = (first + i) / op->q % op->p * op->stride, rows = op->h - top < op->stride ? op->h - top : op->stride;
+      const size_t at = base + input_at(op, first + i);
+      for (int j = 0; j < rows * op->w; j++) {
+        const int used = j < op->w && j % op->stride == 0;
+        for (int l = 0; l < 16; l += VL) {
+          const size_t o = at + (size_t)j * 16 + (size_t)l;
+          vf v = vzero();
+          if (used) v = vload(from + (size_t)(j / op->stride) * 16 + l);
+          if (call->in[BWD_ADD]) v = v + vload((const float *)call->in[BWD_ADD] + o);
+          if (masked) {
+            const vf raw = vload((const float *)call->in[BWD_X] + o);
+            v = vkeep_gt(v, vaffine(s, raw, t), vzero());
+            vstore(sums + 32 * c + l, vload(sums + 32 * c + l) + v);
+            vstore(sums + 32 * c + 16 + l, vfma(v, raw - m, vload(sums + 32 * c + 16 + l)));
+          }
+          vstore((float *)call->out[BWD_DX] + o, v);
+        }
+      }
+    }
+  }
+}
+
+static void input_gradient(const anx_call *call, const anx_share *share, const float *d, size_t d_k, int first, int count, float *sums,
+                           float *sparse) {
+  const anx_conv_plan *p = &call->conv;
+  const int c_first = share->group * p->gi, k_first = share->group * p->go, strided = call->op->stride > 1;
   const size_t at = (size_t)c_first * p->x_c + (size_t)first * 16;
   const int masked = call->in[BWD_S] != NULL;
   const float *mean = call->in[call->in[BWD_MEAN] ? BWD_MEAN : BWD_T]; /* no mean: its sums are not wanted */
   if (masked) memset(sums + 32 * share->c0, 0, (size_t)(share->c1 - share->c0) * 32 * sizeof(float));
-  const anx_forward_tile t = {
+  anx_forward_tile t = {
       .x = d, .x_c = d_k, .x_p = 16,
       .w = (const float *)call->in[BWD_W] + (size_t)k_first * (size_t)p->gi, .w_k = 1, .w_c = (size_t)p->gi,
       .x_tap = no_offset, .w_tap = no_offset, .channels = p->go, .taps = 1,
-      .y = (float *)call->out[BWD_DX] + at, .y_k = p->x_c, .y_p = 16,
-      .add = call->in[BWD_ADD] ? (const float *)call->in[BWD_ADD] + at : NULL,
-      .raw = masked ? (const float *)call->in[BWD_X] + at : NULL,
-      .s = masked ? (const float *)call->in[BWD_S] + c_first : NULL,
-      .t = masked ? (const float *)call->in[BWD_T] + c_first : NULL,
-      .mean = masked ? mean + c_first : NULL,
-      .sums = masked ? sums : NULL};
+      .y = strided ? sparse : (float *)call->out[BWD_DX] + at, .y_k = strided ? p->a_c : p->x_c, .y_p = 16};
+  if (!strided) {
+    t.add = call->in[BWD_ADD] ? (const float *)call->in[BWD_ADD] + at : NULL;
+    if (masked) {
+      t.raw = (const float *)call->in[BWD_X] + at;
+      t.s = (const float *)call->in[BWD_S] + c_first;
+      t.t = (const float *)call->in[BWD_T] + c_first;
+      t.mean = mean + c_first;
+      t.sums = sums;
+    }
+  }
   product(&t, share->c0, share->c1, count);
+  if (strided) spread(call, share, sparse, first, count, sums);
   if (call->out[BWD_SUMS])
     anx_store_partials(call->partial + ((size_t)share->slice * (size_t)call->op->c + (size_t)(c_first + share->c0)) * 2, sums + 32 * share->c0,
                        share->c1 - share->c0);
 }
 
-static void weight_gradient(const anx_conv_plan *p, float *dw, const anx_share *share, const float *d, size_t d_k, const float *a, size_t a_c,
-                            int count) {
+/* dW[k][c] (+)= sum over pixels x images of D[k] A[c]: channels c in the lanes, D broadcast. */
+static void weights_by_product(const anx_conv_plan *p, float *dw, const anx_share *share, const float *d, size_t d_k, const float *a, int count) {
+  const int padded = (p->gi + 15) / 16 * 16;
+  float out[FORWARD_CHANNELS * WIDE] __attribute__((aligned(64)));
+  for (int c0 = 0; c0 < p->gi; c0 += WIDE) {
+    const int width = padded - c0 < WIDE ? padded - c0 : WIDE, cn = p->gi - c0 < WIDE ? p->gi - c0 : WIDE;
+    for (int k = share->k0; k < share->k1;) {
+      const int kb = anx_part(share->k1 - share->k0, FORWARD_CHANNELS, k - share->k0);
+      const anx_forward_tile t = {.x = a + (size_t)c0 * (size_t)count * 16, .x_c = (size_t)width, .x_p = 16, .w = d + (size_t)k * d_k, .w_k = d_k, .w_c = 1,
+                                  .x_tap = no_offset, .w_tap = no_offset, .channels = count * 16, .taps = 1, .y = out, .y_k = WIDE, .y_p = 16};
+      FN(anx_forward)(&t, kb, width / 16);
+      for (int i = 0; i < kb; i++) {
+        float *row = dw + (size_t)(k + i) * (size_t)p->gi + (size_t)c0;
+        if (share->slice) {
+          for (int c = 0; c < cn; c++) row[c] += out[i * WIDE + c];
+        } else {
+          memcpy(row, out + i * WIDE, (size_t)cn * sizeof(float));
+        }
+      }
+      k += kb;
+    }
+  }
+}
+
+static void weights_by_lanes(const anx_conv_plan *p, float *dw, const anx_share *share, const float *d, size_t d_k, const float *a, size_t a_c,
+                             int count) {
   float lanes[32 * 16] __attribute__((aligned(64))) = {0}, out[32];
   const float *columns[WEIGHT_COLUMNS];
   for (int c0 = 0; c0 < p->gi; c0 += COLUMNS) {
@@ -126,6 +248,17 @@ static void weight_gradient(const anx_conv_plan *p, float *dw, const anx_share *
   }
 }
 
+static void bias_gradient(const anx_share *share, float *bias, const float *d, size_t d_k, int count) {
+  for (int k = share->k0; k < share->k1; k++) {
+    float lanes[16] __attribute__((aligned(64))) = {0};
+    for (int i = 0; i < count; i++) {
+      for (int l = 0; l < 16; l += VL) vstore(lanes + l, vload(lanes + l) + vload(d + (size_t)k * d_k + (size_t)i * 16 + l));
+    }
+    const float sum = anx_lane_sum(lanes);
+    bias[k] = share->slice ? bias[k] + sum : sum;
+  }
+}
+
 void FN(anx_pointwise_backward)(const anx_call *call, const anx_share *share, float *scratch) {
   const anx_conv_plan *p = &call->conv;
   int first, count;
@@ -134,35 +267,29 @@ void FN(anx_pointwise_backward)(const anx_call *call, const anx_share *share, fl
   const size_t y_at = (size_t)k_first * p->y_c + (size_t)first * 16;
   const float *d = (const float *)call->in[BWD_G] + y_at;
   size_t d_k = p->y_c;
+  float *tile = scratch + p->a_floats, *sums = tile + p->d_floats;
   if (call->in[BWD_AL]) {
     const float *al = (const float *)call->in[BWD_AL] + k_first, *be = (const float *)call->in[BWD_BE] + k_first,
                 *de = (const float *)call->in[BWD_DE] + k_first, *y = (const float *)call->in[BWD_Y] + y_at;
-    float *tile = scratch + p->a_floats;
     for (int k = need_dx ? 0 : share->k0; k < (need_dx ? p->go : share->k1); k++)
       anx_pack_gradient(tile + (size_t)k * p->d_k, 16, d + (size_t)k * d_k, y + (size_t)k * d_k, 16, count, al[k], be[k], de[k]);
     d = tile;
     d_k = p->d_k;
   }
-  if (need_dx) input_gradient(call, share, d, d_k, first, count, scratch + p->a_floats + p->d_floats);
+  if (need_dx) input_gradient(call, share, d, d_k, first, count, sums, sums + p->sums_floats);
   if (!need_dw) return;
-  const float *a = (const float *)call->in[BWD_X] + (size_t)c_first * p->x_c + (size_t)first * 16;
-  size_t a_c = p->x_c;
-  if (call->in[BWD_S]) {
-    const float *s = (const float *)call->in[BWD_S] + c_first, *t = (const float *)call->in[BWD_T] + c_first;
-    for (int c = 0; c < p->gi; c++) anx_pack_act(scratch + (size_t)c * p->a_c, 16, a + (size_t)c * a_c, 16, count, 1, s[c], t[c]);
-    a = scratch;
-    a_c = p->a_c;
+  const float *x = (const float *)call->in[BWD_X] + (size_t)c_first * p->x_c;
+  const float *s = call->in[BWD_S] ? (const float *)call->in[BWD_S] + c_first : NULL;
+  const float *t = call->in[BWD_S] ? (const float *)call->in[BWD_T] + c_first : NULL;
+  float *dw = (float *)call->out[BWD_DW] + (size_t)k_first * (size_t)p->gi;
+  if (p->transposed) {
+    pack_transposed(call, first, count, x, s, t, scratch);
+    weights_by_product(p, dw, share, d, d_k, scratch, count);
+  } else if (s || call->op->stride > 1) {
+    pack_rows(call, first, count, x, s, t, scratch);
+    weights_by_lanes(p, dw, share, d, d_k, scratch, p->a_c, count);
+  } else {
+    weights_by_lanes(p, dw, share, d, d_k, x + (size_t)first * 16, p->x_c, count);
   }
-  weight_gradient(p, (float *)call->out[BWD_DW] + (size_t)k_first * (size_t)p->gi, share, d, d_k, a, a_c, count);
-  if (call->out[BWD_DBIAS]) {
-    float *bias = (float *)call->out[BWD_DBIAS] + k_first;
-    for (int k = share->k0; k < share->k1; k++) {
-      float lanes[16] __attribute__((aligned(64))) = {0};
-      for (int i = 0; i < count; i++) {
-        for (int l = 0; l < 16; l += VL) vstore(lanes + l, vload(lanes + l) + vload(d + (size_t)k * d_k + (size_t)i * 16 + l));
-      }
-      const float sum = anx_lane_sum(lanes);
-      bias[k] = share->slice ? bias[k] + sum : sum;
-    }
-  }
+  if (call->out[BWD_DBIAS]) bias_gradient(share, (float *)call->out[BWD_DBIAS] + k_first, d, d_k, count);
 }

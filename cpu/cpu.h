@@ -26,19 +26,20 @@ int anx_pool_threads(const anx_pool *);
 void anx_pool_run(anx_pool *, anx_task task, void *arg, int count);
 
 /* Geometry of a convolution: a function of the op record alone, because slices fix the order of reductions.
- * A slice is `blocks` image blocks x `rows` output rows, or (pointwise: R = 1, stride 1) `rows` pixels of the one long row. */
+ * A slice is `blocks` image blocks x `rows` output rows, or (pointwise: R = 1) `rows` pixels of the one long row of outputs. */
 typedef struct anx_conv_plan {
-  int pointwise;
+  int pointwise, transposed; /* transposed: the weight gradient as a product over images and pixels, see conv_pointwise.c */
   int groups, gi, go; /* groups; input and output channels of one */
   int pad, taps;      /* R/2; R R */
   int blocks_total, pixels; /* N/16; N/16 P Q */
   int blocks, rows, row_slices, slices;
+  int weight_rows; /* spatial: rows whose lanes are summed together by the weight gradient */
   int r_low, r_count, s_low, s_count; /* rows and columns of the filter that meet the map */
   int a_rows, a_wp;                   /* padded input tile [gi][a_rows][a_wp][blocks][16] */
   int d_rows, d_wp, d_pad_h, d_pad_w; /* padded gradient tile [go][d_rows][d_wp][blocks][16] */
   size_t a_c, d_k;                    /* channel strides of the tiles, floats */
   size_t x_c, y_c;                    /* channel strides of X and Y, floats */
-  size_t a_floats, d_floats, sums_floats; /* per thread */
+  size_t a_floats, d_floats, sums_floats, sparse_floats; /* per thread; sparse: input gradient of a strided 1x1 before it is spread */
 } anx_conv_plan;
 
 /* How the work is cut for a number of threads. Nobody's bits depend on it: every task owns whole outputs.

@@ -77,6 +77,16 @@ AI vf vselect_nan(vf a, vf yes, vf no) { return vblend(a != a, yes, no); }
 
 #define LANES (16 / VL)
 
+/* s x + t rounded once, so that its sign, which masks gradients, is exact on every instruction set. */
+#if VL == 4 && !defined(__aarch64__)
+typedef double vd __attribute__((vector_size(32)));
+AI vf vaffine(vf s, vf x, vf t) {
+  return __builtin_convertvector(__builtin_convertvector(s, vd) * __builtin_convertvector(x, vd) + __builtin_convertvector(t, vd), vf);
+}
+#else
+AI vf vaffine(vf s, vf x, vf t) { return vfma(s, x, t); }
+#endif
+
 AI vf vzero(void) { return vset(0.0f); }
 AI vf vrelu(vf a) { return vmax(vzero(), a); } /* NaN stays NaN: a diverged run is seen */
 
@@ -118,6 +128,55 @@ AI void anx_lane_sum4(const float *v, float *out) {
   out[0] = t[0], out[1] = t[4], out[2] = t[2], out[3] = t[6];
 #else
   for (int i = 0; i < 4; i++) out[i] = anx_lane_sum(v + 16 * i);
+#endif
+}
+
+/* 16 x 16 transpose: to[l * stride + c] = lane l of v[c][...], v[c] being LANES vectors. */
+AI void anx_transpose16(vf *v, float *to, size_t stride) {
+#if VL == 16
+  vf t[16];
+  UNROLL for (int i = 0; i < 8; i++) {
+    t[2 * i] = _mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]);
+  }
+  UNROLL for (int i = 0; i < 4; i++) { /* v[4 i + j]: of four channels, lanes j, 4 + j, 8 + j, 12 + j */
+    v[4 * i] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+    v[4 * i + 1] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0xEE);
+    v[4 * i + 2] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+    v[4 * i + 3] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xEE);
+  }
+  UNROLL for (int j = 0; j < 4; j++) {
+    const vf a = _mm512_shuffle_f32x4(v[j], v[4 + j], 0x88), b = _mm512_shuffle_f32x4(v[8 + j], v[12 + j], 0x88);
+    const vf c = _mm512_shuffle_f32x4(v[j], v[4 + j], 0xDD), d = _mm512_shuffle_f32x4(v[8 + j], v[12 + j], 0xDD);
+    vstore(to + (size_t)j * stride, _mm512_shuffle_f32x4(a, b, 0x88));
+    vstore(to + (size_t)(8 + j) * stride, _mm512_shuffle_f32x4(a, b, 0xDD));
+    vstore(to + (size_t)(4 + j) * stride, _mm512_shuffle_f32x4(c, d, 0x88));
+    vstore(to + (size_t)(12 + j) * stride, _mm512_shuffle_f32x4(c, d, 0xDD));
+  }
+#elif VL == 8
+  for (int half = 0; half < 2; half++) { /* of the lanes */
+    for (int quad = 0; quad < 2; quad++) { /* eight channels at a time */
+      vf t[8], u[8];
+      UNROLL for (int i = 0; i < 4; i++) {
+        t[2 * i] = _mm256_unpacklo_ps(v[(8 * quad + 2 * i) * 2 + half], v[(8 * quad + 2 * i + 1) * 2 + half]);
+        t[2 * i + 1] = _mm256_unpackhi_ps(v[(8 * quad + 2 * i) * 2 + half], v[(8 * quad + 2 * i + 1) * 2 + half]);
+      }
+      UNROLL for (int i = 0; i < 2; i++) {
+        u[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+        u[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xEE);
+        u[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+        u[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xEE);
+      }
+      UNROLL for (int j = 0; j < 4; j++) {
+        vstore(to + (size_t)(8 * half + j) * stride + 8 * quad, _mm256_permute2f128_ps(u[j], u[4 + j], 0x20));
+        vstore(to + (size_t)(8 * half + 4 + j) * stride + 8 * quad, _mm256_permute2f128_ps(u[j], u[4 + j], 0x31));
+      }
+    }
+  }
+#else
+  for (int l = 0; l < 16; l++) {
+    for (int c = 0; c < 16; c++) to[(size_t)l * stride + (size_t)c] = v[c * LANES + l / VL][l % VL];
+  }
 #endif
 }
 

@@ -12,11 +12,11 @@ static void forward_channel(void *argument, int c, int thread) {
   const vf s = vset(((const float *)call->in[1])[c]), t = vset(((const float *)call->in[2])[c]);
   if (z && call->in[4]) {
     const vf sp = vset(((const float *)call->in[4])[c]), tp = vset(((const float *)call->in[5])[c]);
-    for (size_t i = 0; i < n; i += VL) vstore(y + i, vrelu(vfma(s, vload(x + i), t) + vfma(sp, vload(z + i), tp)));
+    for (size_t i = 0; i < n; i += VL) vstore(y + i, vrelu(vaffine(s, vload(x + i), t) + vaffine(sp, vload(z + i), tp)));
   } else if (z) {
-    for (size_t i = 0; i < n; i += VL) vstore(y + i, vrelu(vfma(s, vload(x + i), t) + vload(z + i)));
+    for (size_t i = 0; i < n; i += VL) vstore(y + i, vrelu(vaffine(s, vload(x + i), t) + vload(z + i)));
   } else {
-    for (size_t i = 0; i < n; i += VL) vstore(y + i, vrelu(vfma(s, vload(x + i), t)));
+    for (size_t i = 0; i < n; i += VL) vstore(y + i, vrelu(vaffine(s, vload(x + i), t)));
   }
 }
 

@@ -27,7 +27,7 @@ static void forward_channel(void *argument, int c, int thread) {
         for (int l = 0; l < 16; l += VL) {
           vf m = vzero(); /* ReLU: nothing is below zero */
           for (int h = v.h0; h < v.h1; h++) {
-            for (int w = v.w0; w < v.w1; w++) m = max_or_nan(m, vfma(s, vload(x + ((size_t)h * (size_t)op->w + (size_t)w) * 16 + l), t));
+            for (int w = v.w0; w < v.w1; w++) m = max_or_nan(m, vaffine(s, vload(x + ((size_t)h * (size_t)op->w + (size_t)w) * 16 + l), t));
           }
           vstore(y + l, m);
         }
@@ -58,7 +58,7 @@ static void backward_channel(void *argument, int c, int thread) {
           vf best = vset(-1.0f), place = vzero();
           for (int h = v.h0; h < v.h1; h++) {
             for (int w = v.w0; w < v.w1; w++) {
-              const vf a = vrelu(vfma(s, vload(x + ((size_t)h * (size_t)op->w + (size_t)w) * 16 + l), t));
+              const vf a = vrelu(vaffine(s, vload(x + ((size_t)h * (size_t)op->w + (size_t)w) * 16 + l), t));
               place = vselect_gt(a, best, vset((float)((h - v.h0) * 3 + w - v.w0)), place);
               best = vselect_gt(a, best, a, best);
             }
@@ -79,7 +79,7 @@ static void backward_channel(void *argument, int c, int thread) {
         vf s1 = vzero(), s2 = vzero();
         for (int w = 0; w < op->w; w++) {
           const size_t o = ((size_t)h * (size_t)op->w + (size_t)w) * 16 + (size_t)l;
-          const vf r = vload(x + o), value = vkeep_gt(vload(g + o), vfma(s, r, t), vzero());
+          const vf r = vload(x + o), value = vkeep_gt(vload(g + o), vaffine(s, r, t), vzero());
           vstore(g + o, value);
           s1 = s1 + value;
           s2 = vfma(value, r - mean, s2);

@@ -117,7 +117,7 @@ AI void anx_forward_body(const anx_forward_tile *t, const float *x0, size_t at, 
         UNROLL for (int p = 0; p < PB; p++) {
           const int i = (k * PB + p) * LANES + l;
           const vf r = vload(raw + (size_t)p * t->y_p + l * VL);
-          a[i] = vkeep_gt(a[i], vfma(s, r, shift), vzero());
+          a[i] = vkeep_gt(a[i], vaffine(s, r, shift), vzero());
           s1 = s1 + a[i];
           s2 = vfma(a[i], r - mean, s2);
         }
