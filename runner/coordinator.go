@@ -127,6 +127,9 @@ func (c *coordinator) begin() error {
 	if err := c.store.sweepJournals(c.me, &c.queue.quiet); err != nil {
 		return err
 	}
+	if err := c.store.sweepTemporaries(time.Hour); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(filepath.Join(c.Dir, "work", "logs"), 0o777); err != nil {
 		return diskError(err)
 	}
@@ -300,8 +303,8 @@ func (c *coordinator) died(s *slot, state *os.ProcessState) {
 		reason = s.fatal.Text
 	}
 	text := fmt.Sprintf("worker %d on %s ended: %s%s", s.index, s.device, reason, with(s.tail.last()))
-	if s.last.RunID != "" && s.last.Kind != "end" && crashed(state) {
-		if err := c.blame(s, text); err != nil {
+	if s.last.RunID != "" && s.last.Kind != "end" {
+		if err := c.blame(s, text, crashed(state)); err != nil {
 			c.stop(err)
 			return
 		}
@@ -340,8 +343,9 @@ func crashed(state *os.ProcessState) bool {
 	return false
 }
 
-// blame ends the attempt of a worker that crashed with a failure, so that a run that takes its process down is not tried for ever.
-func (c *coordinator) blame(s *slot, text string) error {
+// blame ends the attempt of a worker that is gone: with a failure if it crashed, so that a run that takes its process down is not tried
+// for ever.
+func (c *coordinator) blame(s *slot, text string, crashed bool) error {
 	for _, r := range c.queue.runs {
 		if r.ID != s.last.RunID {
 			continue
@@ -351,12 +355,17 @@ func (c *coordinator) blame(s *slot, text string) error {
 			return err
 		}
 		for _, a := range list {
-			if a.end == nil && a.lease.Attempt == s.last.Attempt && a.lease.PID == s.pid && a.lease.here(c.me) {
-				row := a.lease.row(r)
-				row.Outcome, row.FailureClass, row.FailureText, row.Ended = outcomeFailed, classCrash, text, time.Now().UTC()
-				row.WallTime = ptr(time.Since(a.lease.Taken).Seconds())
-				return c.store.endAttempt(&a.lease, row)
+			if a.end != nil || a.lease.PID != s.pid || !a.lease.here(c.me) {
+				continue
 			}
+			if !crashed {
+				_, err := c.store.lost(r, &a.lease)
+				return err
+			}
+			row := a.lease.row(r)
+			row.Outcome, row.FailureClass, row.FailureText, row.Ended = outcomeFailed, classCrash, text, time.Now().UTC()
+			row.WallTime = ptr(time.Since(a.lease.Taken).Seconds())
+			return c.store.endAttempt(&a.lease, row)
 		}
 	}
 	return nil
@@ -367,8 +376,11 @@ func (c *coordinator) finish(cause error) (*Summary, error) {
 	if err := c.model.refresh(); err != nil {
 		return nil, errors.Join(cause, err)
 	}
-	err := errors.Join(c.store.sweep(c.queue.runs, c.me, &c.queue.quiet), c.store.sweepJournals(c.me, &c.queue.quiet), c.store.writeTasks(c.queue.counts()))
 	summary := c.model.summary()
+	err := errors.Join(c.store.sweep(c.queue.runs, c.me, &c.queue.quiet), c.store.sweepJournals(c.me, &c.queue.quiet), c.store.writeTasks(c.queue.counts()))
+	if summary.Complete {
+		err = errors.Join(err, c.store.sweepTemporaries(0))
+	}
 	c.Progress.Update(c.model.snapshot(c.slots))
 	c.Progress.Close()
 	switch {

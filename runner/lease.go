@@ -81,6 +81,24 @@ func (s *silence) of(path string) time.Duration {
 	return 0
 }
 
+// deadFor is how long this process has known a lease's process to be gone.
+func (s *silence) deadFor(path string) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.seen == nil {
+		s.seen = map[string]touched{}
+	}
+	t, ok := s.seen["dead "+path]
+	if !ok {
+		t.since = time.Now()
+		s.seen["dead "+path] = t
+	}
+	return time.Since(t.since)
+}
+
+// obituary is how long workers leave the attempt of a dead process alone, so that its coordinator, which knows how it died, has the word.
+const obituary = time.Second
+
 // foreignSilence is how long a lease of another machine must lie untouched before it is taken to be dead: many heartbeats.
 const foreignSilence = 10 * time.Minute
 
@@ -152,7 +170,7 @@ func (s *Store) take(r *PlannedRun, me lease, quiet *silence) (*lease, []attempt
 		a := &earlier[i]
 		next = a.lease.Attempt + 1
 		if a.end == nil {
-			if !a.lease.dead(me, quiet) {
+			if !a.lease.dead(me, quiet) || quiet.deadFor(a.lease.path()) < obituary {
 				return nil, nil, nil
 			}
 			if a.end, err = s.lost(r, &a.lease); err != nil {

@@ -1,0 +1,443 @@
+package runner
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"anynetx/random"
+	"anynetx/results"
+)
+
+// faultStudy has every kind of start and of selection.
+const faultStudy = `name: faults
+seed: 7
+population:
+  architectures:
+    - {depths: [1, 1, 1, 1], widths: [8, 8, 8, 8], bottlenecks: [1, 1, 1, 1], group_widths: [4, 4, 4, 4]}
+    - {depths: [1, 1, 1, 1], widths: [8, 8, 8, 16], bottlenecks: [1, 1, 1, 1], group_widths: [4, 4, 4, 4]}
+    - {depths: [1, 1, 1, 1], widths: [8, 8, 16, 16], bottlenecks: [1, 1, 1, 1], group_widths: [4, 4, 4, 4]}
+    - {depths: [1, 1, 1, 1], widths: [8, 16, 16, 16], bottlenecks: [1, 1, 1, 1], group_widths: [4, 4, 4, 4]}
+recipes:
+  tiny: {batch: 16}
+defaults: {recipe: tiny, epochs: 3, stem: simple_stem_in, stem_width: 8, resolution: 16}
+tasks:
+  - {name: first, dataset: one, classes: 6, replicates: [{count: 2, architectures: {first: 2}}]}
+  - {name: tuned, dataset: two, start: {init: first}}
+  - {name: longer, dataset: one, classes: 6, epochs: 5, start: {continue: first}, architectures: {best: 1, worst: 1, of: first}}
+  - {name: best, dataset: two, architectures: {best: 2, of: tuned}}
+`
+
+const faultRuns = 4 + 2 + 4 + 2 + 2
+
+func writeStudy(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "study.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func behaviour(b fakeBehaviour) string {
+	text, err := json.Marshal(b)
+	if err != nil {
+		panic(err)
+	}
+	return fakeVariable + "=" + string(text)
+}
+
+var fast = fakeBehaviour{Step: 2 * time.Millisecond}
+
+// coordinatorProcess is a `study run` that a test can kill.
+type coordinatorProcess struct {
+	*exec.Cmd
+	out, err bytes.Buffer
+}
+
+func startStudy(t *testing.T, study, dir string, workers int, environment ...string) *coordinatorProcess {
+	t.Helper()
+	c := &coordinatorProcess{Cmd: exec.Command(os.Args[0], study, dir, strconv.Itoa(workers))}
+	c.Stdout, c.Stderr = &c.out, &c.err
+	c.Env = append(append(os.Environ(), roleVariable+"=coordinator"), environment...)
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// runStudy runs a study to its end.
+func runStudy(t *testing.T, study, dir string, workers int, environment ...string) *Summary {
+	t.Helper()
+	c := startStudy(t, study, dir, workers, environment...)
+	if err := c.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, c.err.String())
+	}
+	return c.summary(t)
+}
+
+func (c *coordinatorProcess) summary(t *testing.T) *Summary {
+	t.Helper()
+	s := &Summary{}
+	if err := json.Unmarshal(c.out.Bytes(), s); err != nil {
+		t.Fatalf("%v: %s\n%s", err, c.out.String(), c.err.String())
+	}
+	return s
+}
+
+// workersOf lists the living children of a coordinator.
+func workersOf(pid int) []int {
+	var list []int
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		child, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if f, ok := processStat(child); ok && f[1] == strconv.Itoa(pid) && f[0] != "Z" {
+			list = append(list, child)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// bytesOf reads what must be byte-equal: tables runs and epochs.
+func bytesOf(t *testing.T, dir string) map[string][]byte {
+	t.Helper()
+	files := map[string][]byte{}
+	for _, table := range []string{"runs", "epochs"} {
+		err := filepath.WalkDir(filepath.Join(dir, table), func(path string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return err
+			}
+			name, err := filepath.Rel(dir, path)
+			if err != nil {
+				return err
+			}
+			files[name], err = os.ReadFile(path)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return files
+}
+
+// differences names the files that differ.
+func differences(a, b map[string][]byte) []string {
+	var list []string
+	names := maps.Clone(a)
+	maps.Copy(names, b)
+	for name := range names {
+		if !bytes.Equal(a[name], b[name]) {
+			list = append(list, fmt.Sprintf("%s (%d and %d bytes)", name, len(a[name]), len(b[name])))
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+func sameBytes(t *testing.T, want map[string][]byte, dir string) {
+	t.Helper()
+	if d := differences(want, bytesOf(t, dir)); len(d) > 0 {
+		t.Errorf("tables differ from the undisturbed study's: %s", strings.Join(d, ", "))
+	}
+}
+
+// tidy checks what every complete study folder promises.
+func tidy(t *testing.T, dir string, runs int) {
+	t.Helper()
+	rows, err := results.ReadTable[runRow](dir, "runs")
+	if err != nil || len(rows) != runs {
+		t.Errorf("%d runs are committed, want %d (%v)", len(rows), runs, err)
+	}
+	attempts, err := results.ReadTable[attemptRow](dir, "attempts")
+	if err != nil {
+		t.Error(err)
+	}
+	ended := map[string]bool{}
+	for _, a := range attempts {
+		ended[a.RunID] = true
+	}
+	for _, r := range rows {
+		if !ended[r.RunID] {
+			t.Errorf("run %s has no row of attempts", r.RunID)
+		}
+	}
+	if _, err := results.ReadTable[Event](dir, "events"); err != nil {
+		t.Error(err)
+	}
+	entries, err := os.ReadDir(filepath.Join(dir, "work"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if isRunID(e.Name()) {
+			t.Errorf("work/%s is left behind", e.Name())
+		}
+	}
+	filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && strings.Contains(e.Name(), ".tmp-") {
+			t.Errorf("%s is left behind", path)
+		}
+		return err
+	})
+}
+
+// undisturbed runs a study in peace, once.
+func undisturbed(t *testing.T, study string, workers int, environment ...string) map[string][]byte {
+	t.Helper()
+	dir := t.TempDir()
+	runStudy(t, study, dir, workers, environment...)
+	return bytesOf(t, dir)
+}
+
+func TestNumberOfWorkersDoesNotShow(t *testing.T) {
+	study := writeStudy(t, faultStudy)
+	want := undisturbed(t, study, 1, behaviour(fast))
+	if len(want) != 2*faultRuns {
+		t.Fatalf("the study has %d files of runs and epochs, want %d", len(want), 2*faultRuns)
+	}
+	for _, workers := range []int{2, 3} {
+		dir := t.TempDir()
+		s := runStudy(t, study, dir, workers, behaviour(fast))
+		if s.Done != faultRuns || !s.Complete {
+			t.Errorf("%d workers: %+v", workers, s)
+		}
+		sameBytes(t, want, dir)
+		tidy(t, dir, faultRuns)
+	}
+}
+
+// killer disturbs a study: up to three SIGKILLs of the coordinator or a worker, at moments that the seed names; then it is run to its end.
+func killer(t *testing.T, seed uint64, study, dir string, workers int, span time.Duration, environment ...string) {
+	t.Helper()
+	draw := random.New(seed, "kill", study)
+	kills := 1 + int(draw.Below(0, 3))
+	number := uint64(1)
+	for {
+		c := startStudy(t, study, dir, workers, environment...)
+		ended := make(chan error, 1)
+		go func() { ended <- c.Wait() }()
+		for kills > 0 {
+			pause := time.Duration(draw.Below(number, uint64(span)))
+			what := draw.Below(number+1, 3)
+			number += 2
+			select {
+			case err := <-ended:
+				ended <- err
+				kills = 0
+				continue
+			case <-time.After(pause):
+			}
+			kills--
+			if children := workersOf(c.Process.Pid); what > 0 && len(children) > 0 {
+				syscall.Kill(children[int(draw.Below(number, uint64(len(children))))], syscall.SIGKILL)
+				continue
+			}
+			syscall.Kill(c.Process.Pid, syscall.SIGKILL)
+			break
+		}
+		err := <-ended
+		if err == nil {
+			return
+		}
+		if c.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+			t.Fatalf("seed %d: %v\n%s", seed, err, c.err.String())
+		}
+	}
+}
+
+func TestKilledAndResumed(t *testing.T) {
+	study := writeStudy(t, faultStudy)
+	want := undisturbed(t, study, 2, behaviour(fast))
+	t.Run("seeds", func(t *testing.T) {
+		for seed := range uint64(20) {
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				killer(t, seed, study, dir, 3, 600*time.Millisecond, behaviour(fast))
+				sameBytes(t, want, dir)
+				tidy(t, dir, faultRuns)
+			})
+		}
+	})
+}
+
+// A comparison that cannot fail proves nothing: with a resume that forgets something the bytes must differ.
+func TestKilledAndResumedNegativeControl(t *testing.T) {
+	study := writeStudy(t, faultStudy)
+	want := undisturbed(t, study, 2, behaviour(fast))
+	for _, forgotten := range []string{"momentum", "random"} {
+		broken := fast
+		broken.Sabotage = forgotten
+		dir := t.TempDir()
+		interrupt(t, study, dir, behaviour(broken))
+		runStudy(t, study, dir, 2, behaviour(broken))
+		if len(differences(want, bytesOf(t, dir))) == 0 {
+			t.Errorf("a resume that forgets the %s gives the same bytes: the comparison is blind", forgotten)
+		}
+		// The same disturbance without the sabotage.
+		dir = t.TempDir()
+		interrupt(t, study, dir, behaviour(fast))
+		runStudy(t, study, dir, 2, behaviour(fast))
+		sameBytes(t, want, dir)
+	}
+}
+
+// interrupt stops a study, as Ctrl-C does, when at least one run is between two epochs.
+func interrupt(t *testing.T, study, dir string, environment ...string) {
+	t.Helper()
+	c := startStudy(t, study, dir, 2, environment...)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		found, err := filepath.Glob(filepath.Join(dir, "work/*/*/checkpoint-*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(found) > 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			c.Process.Kill()
+			c.Wait()
+			t.Fatalf("no checkpoint in 20 s\n%s", c.err.String())
+		}
+	}
+	c.Process.Signal(os.Interrupt)
+	if err := c.Wait(); err == nil {
+		t.Fatal("an interrupted study ended with exit code 0")
+	}
+	if s := c.summary(t); s.Complete {
+		t.Fatalf("the study was complete when it was interrupted: %+v", s)
+	}
+	ends, err := filepath.Glob(filepath.Join(dir, "work/*/end-*"))
+	if err != nil || len(ends) == 0 {
+		t.Fatalf("no run was stopped on its way (%v)\n%s", err, c.err.String())
+	}
+	for _, path := range ends {
+		text, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(text), outcomeStopped) {
+			t.Errorf("%s: %s %v", path, text, err)
+		}
+	}
+}
+
+// Every step of the commit sequence and of a checkpoint is a place to be killed at.
+func TestKilledAtEachStep(t *testing.T) {
+	study := writeStudy(t, faultStudy)
+	want := undisturbed(t, study, 2, behaviour(fast))
+	t.Run("at", func(t *testing.T) {
+		for _, point := range []string{
+			"checkpoint-000001-00000000 written", "checkpoint-000001-00000000 synced", "checkpoint-000001-00000000 renamed",
+			"safetensors written", "safetensors synced", "safetensors renamed", "state written", "state renamed",
+			"epochs committed", "runs committed", "attempts published", "work cleared",
+		} {
+			t.Run(strings.ReplaceAll(point, " ", "_"), func(t *testing.T) {
+				t.Parallel()
+				dir, once := t.TempDir(), filepath.Join(t.TempDir(), "once")
+				runStudy(t, study, dir, 2, behaviour(fast), exitVariable+"="+point, onceVariable+"="+once)
+				if !exists(once) {
+					t.Fatal("nothing was killed")
+				}
+				sameBytes(t, want, dir)
+				tidy(t, dir, faultRuns)
+			})
+		}
+	})
+}
+
+func TestTwoCoordinators(t *testing.T) {
+	study, dir := writeStudy(t, faultStudy), t.TempDir()
+	first := startStudy(t, study, dir, 1, behaviour(fast))
+	for deadline := time.Now().Add(20 * time.Second); !exists(filepath.Join(dir, "plan.json")) && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	second := startStudy(t, study, dir, 1, behaviour(fast))
+	if err := second.Wait(); err == nil {
+		t.Error("a second coordinator was let in")
+	}
+	if want := fmt.Sprintf("process %d on", first.Process.Pid); !strings.Contains(second.err.String(), want) {
+		t.Errorf("the message does not name %q: %s", want, second.err.String())
+	}
+	if err := first.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, first.err.String())
+	}
+}
+
+func TestFailedRuns(t *testing.T) {
+	study := writeStudy(t, faultStudy)
+	for _, c := range []struct {
+		behaviour fakeBehaviour
+		class     string
+		attempts  int
+	}{
+		{fakeBehaviour{Step: time.Millisecond, Diverge: "first"}, classDiverged, 1},
+		{fakeBehaviour{Step: time.Millisecond, Break: "first"}, classMemory, maxFailures + 1},
+		{fakeBehaviour{Step: time.Millisecond, Crash: "first"}, classCrash, maxFailures + 1},
+	} {
+		t.Run(c.class, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			p := startStudy(t, study, dir, 2, behaviour(c.behaviour))
+			if err := p.Wait(); err == nil {
+				t.Error("a study with failed runs ended with exit code 0")
+			}
+			s := p.summary(t)
+			// The architectures ranked by a task that failed are none, so `longer` and `best` have no runs.
+			if !s.Complete || s.Failed != 6+4 || s.FailureClasses[c.class] != 6 || s.FailureClasses[classSource] != 4 {
+				t.Fatalf("%+v\n%s", s, p.err.String())
+			}
+			rows, err := results.ReadTable[runRow](dir, "runs")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range rows {
+				if r.Status != statusFailed || r.TestTop1 != nil || r.Task == "first" && r.FailureClass != c.class {
+					t.Errorf("%+v", r)
+				}
+				if want := int64(1); c.class == classDiverged && r.Task == "first" && r.Epochs != want {
+					t.Errorf("run %s has %d epochs, want the %d before it diverged", r.RunID, r.Epochs, want)
+				}
+			}
+			attempts, err := results.ReadTable[attemptRow](dir, "attempts")
+			if err != nil {
+				t.Fatal(err)
+			}
+			perRun := map[string]int{}
+			for _, a := range attempts {
+				if a.Task == "first" {
+					perRun[a.RunID]++
+				}
+			}
+			for id, n := range perRun {
+				if n != c.attempts {
+					t.Errorf("run %s had %d attempts, want %d", id, n, c.attempts)
+				}
+			}
+		})
+	}
+}
+
+func TestWorkersThatDieAtOnce(t *testing.T) {
+	study, dir := writeStudy(t, faultStudy), t.TempDir()
+	c := startStudy(t, study, dir, 2, behaviour(fakeBehaviour{Dead: "start"}))
+	if err := c.Wait(); err == nil {
+		t.Error("a study without a working worker ended with exit code 0")
+	}
+	if text := c.err.String(); !strings.Contains(text, "3 starts in a row died") || !strings.Contains(text, "no such device") {
+		t.Errorf("the reason is missing: %s", text)
+	}
+}
