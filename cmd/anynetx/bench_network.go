@@ -109,7 +109,7 @@ func benchNetwork(c *cli.Context) error {
 type stepTimes struct {
 	steps   []time.Duration
 	memory  engine.Memory
-	profile []bindings.OpTime
+	profile [][]bindings.OpTime // of each step, if asked for
 }
 
 // timeSteps trains for so many seconds; begin returns when all that are measured at once have warmed up.
@@ -137,9 +137,8 @@ func timeSteps(ctx context.Context, device *bindings.Context, config engine.Conf
 			if _, err := t.EndEpoch(); err != nil {
 				return 0, err
 			}
-			if ops { // the test is no part of it; a profile of it is dropped, and that of the steps kept
-				r.profile, err = addProfile(r.profile, device)
-				if err != nil {
+			if ops { // the test's times are dropped
+				if _, err := device.Profile(); err != nil {
 					return 0, err
 				}
 			}
@@ -162,7 +161,6 @@ func timeSteps(ctx context.Context, device *bindings.Context, config engine.Conf
 		if _, err := device.Profile(); err != nil {
 			return r, err
 		}
-		r.profile = nil
 	}
 	begin()
 	for start := time.Now(); len(r.steps) < leastSteps || time.Since(start).Seconds() < seconds; {
@@ -171,11 +169,15 @@ func timeSteps(ctx context.Context, device *bindings.Context, config engine.Conf
 			return r, err
 		}
 		r.steps = append(r.steps, d)
+		if ops {
+			times, err := device.Profile()
+			if err != nil {
+				return r, err
+			}
+			r.profile = append(r.profile, times)
+		}
 	}
-	if ops {
-		r.profile, err = addProfile(r.profile, device)
-	}
-	return r, err
+	return r, nil
 }
 
 func networkReport(n *anynetx.Network, config engine.Config, contexts []*bindings.Context, runs []stepTimes, peak *bindings.Ceilings) benchJSON {

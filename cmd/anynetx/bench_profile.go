@@ -14,8 +14,9 @@ type kindTime struct {
 	Kind           string   `json:"kind"`
 	Convolution    bool     `json:"convolution"`
 	Ops            int      `json:"ops"`
-	MS             float64  `json:"ms"`    // of a step
-	Share          float64  `json:"share"` // of all ops
+	MS             float64  `json:"ms"`     // of a step: medians of its ops
+	MinMS          float64  `json:"min_ms"` // the fastest run of each op
+	Share          float64  `json:"share"`  // of all ops
 	GFLOPs         float64  `json:"gflops,omitempty"`
 	FractionOfPeak *float64 `json:"fraction_of_peak,omitempty"`
 }
@@ -24,39 +25,25 @@ type kindTime struct {
 type recordTime struct {
 	Op             string   `json:"op"`
 	MS             float64  `json:"ms"`
+	MinMS          float64  `json:"min_ms"`
 	Share          float64  `json:"share"`
 	FractionOfPeak *float64 `json:"fraction_of_peak,omitempty"`
 }
 
-// addProfile adds what ran on the device since the last look to sum, ops in the order of the first look; a training step's alone count.
-func addProfile(sum []bindings.OpTime, device *bindings.Context) ([]bindings.OpTime, error) {
-	list, err := device.Profile()
-	if err != nil {
-		return nil, err
+// opTimes are the median and the least milliseconds of each op over steps.
+func opTimes(profile [][]bindings.OpTime) (median, least []float64) {
+	if len(profile) == 0 {
+		return nil, nil
 	}
-	// Programs of one trainer: the one that updates weights is the training step.
-	var steps []bindings.OpTime
-	for first := 0; first < len(list); {
-		end := first + 1 // a program starts with its input
-		for end < len(list) && list[end].Op.Kind != bindings.Input {
-			end++
+	for i := range profile[0] {
+		var ms []float64
+		for _, step := range profile {
+			ms = append(ms, float64(step[i].NS)/float64(step[i].Runs)/1e6)
 		}
-		if slices.ContainsFunc(list[first:end], func(t bindings.OpTime) bool { return t.Op.Kind == bindings.SGD }) {
-			steps = list[first:end]
-		}
-		first = end
+		slices.Sort(ms)
+		median, least = append(median, ms[len(ms)/2]), append(least, ms[0])
 	}
-	if len(sum) == 0 {
-		return slices.Clone(steps), nil
-	}
-	if len(steps) != len(sum) {
-		return sum, nil
-	}
-	for i := range sum {
-		sum[i].NS += steps[i].NS
-		sum[i].Runs += steps[i].Runs
-	}
-	return sum, nil
+	return median, least
 }
 
 // convMACs are the multiply-adds of an op as FLOPs are counted everywhere: every tap of the filter, forward or per gradient made.
@@ -116,7 +103,7 @@ func describeRecord(op *bindings.Op) string {
 }
 
 // profileReport sums a profile up by kind, the slowest first, and names the slowest ops.
-func profileReport(profile []bindings.OpTime, r *benchJSON) ([]kindTime, []recordTime) {
+func profileReport(profile [][]bindings.OpTime, r *benchJSON) ([]kindTime, []recordTime) {
 	if len(profile) == 0 {
 		return nil, nil
 	}
@@ -135,9 +122,9 @@ func profileReport(profile []bindings.OpTime, r *benchJSON) ([]kindTime, []recor
 	byKind := map[string]*kindTime{}
 	macs := map[string]float64{}
 	var records []recordTime
-	for i := range profile {
-		t := &profile[i]
-		ms := float64(t.NS) / float64(t.Runs) / 1e6
+	median, least := opTimes(profile)
+	for i, ms := range median {
+		t := &profile[0][i]
 		total += ms
 		name, convolution := kindOf(&t.Op)
 		k := byKind[name]
@@ -147,8 +134,9 @@ func profileReport(profile []bindings.OpTime, r *benchJSON) ([]kindTime, []recor
 		}
 		k.Ops++
 		k.MS += ms
+		k.MinMS += least[i]
 		macs[name] += convMACs(&t.Op)
-		records = append(records, recordTime{Op: describeRecord(&t.Op), MS: ms, FractionOfPeak: fraction(convMACs(&t.Op), ms)})
+		records = append(records, recordTime{Op: describeRecord(&t.Op), MS: ms, MinMS: least[i], FractionOfPeak: fraction(convMACs(&t.Op), ms)})
 	}
 	var kinds []kindTime
 	for name, k := range byKind {
@@ -176,25 +164,25 @@ func printProfile(w io.Writer, r *benchJSON) error {
 	if err := write(w, "\n"); err != nil {
 		return err
 	}
-	g := newGrid("kind of op", ">ops", ">ms", ">share", ">of peak")
+	g := newGrid("kind of op", ">ops", ">ms", ">fastest", ">share", ">of peak")
 	others, total := 0.0, 0.0
 	for _, k := range r.Kinds {
-		g.row(k.Kind, k.Ops, fmt.Sprintf("%.2f", k.MS), percent(&k.Share), percent(k.FractionOfPeak))
+		g.row(k.Kind, k.Ops, fmt.Sprintf("%.2f", k.MS), fmt.Sprintf("%.2f", k.MinMS), percent(&k.Share), percent(k.FractionOfPeak))
 		total += k.MS
 		if !k.Convolution {
 			others += k.Share
 		}
 	}
-	g.total("not convolution", "", fmt.Sprintf("%.2f", total*others), percent(&others))
+	g.total("not convolution", "", fmt.Sprintf("%.2f", total*others), "", percent(&others))
 	if err := g.print(w); err != nil {
 		return err
 	}
 	if err := write(w, "\n"); err != nil {
 		return err
 	}
-	g = newGrid("slowest ops", ">ms", ">share", ">of peak")
+	g = newGrid("slowest ops", ">ms", ">fastest", ">share", ">of peak")
 	for _, o := range r.Slowest {
-		g.row(o.Op, fmt.Sprintf("%.2f", o.MS), percent(&o.Share), percent(o.FractionOfPeak))
+		g.row(o.Op, fmt.Sprintf("%.2f", o.MS), fmt.Sprintf("%.2f", o.MinMS), percent(&o.Share), percent(o.FractionOfPeak))
 	}
 	return g.print(w)
 }
