@@ -28,7 +28,7 @@ func runAll(t *testing.T, ctx *bindings.Context, cases []Case) [][]Output {
 
 // The reference takes every case and compares equal with itself: no NaN where none belongs, no guard byte and no input touched.
 func TestReferenceRunsEveryCase(t *testing.T) {
-	cases := Cases()
+	cases := allCases()
 	for i, outputs := range runAll(t, reference(t), cases) {
 		if outputs == nil {
 			t.Errorf("case %s does not run", cases[i].Name)
@@ -41,7 +41,7 @@ func TestReferenceRunsEveryCase(t *testing.T) {
 // Every back end against the reference, on each instruction set; and the same bits for every number of threads, and for every
 // instruction set that calls itself the same device model.
 func TestBackEndsAgreeWithReference(t *testing.T) {
-	cases := Cases()
+	cases := allCases()
 	want := runAll(t, reference(t), cases)
 	for _, backend := range []struct {
 		name string
@@ -105,16 +105,20 @@ func TestBackEndsAgreeWithReference(t *testing.T) {
 	}
 }
 
-// unfit reports each case that a device cannot take as a skip with its reason.
+// unfit reports the cases that a device cannot take as one skip with its count and reason.
 func unfit(t *testing.T, info bindings.DeviceInfo, cases []Case) {
-	count := 0
+	t.Helper()
+	count, why := 0, ""
 	for i := range cases {
-		if why := cases[i].Unfit(info); why != "" {
+		if reason := cases[i].Unfit(info); reason != "" {
 			count++
-			t.Run(cases[i].Name, func(t *testing.T) { t.Skip(why) })
+			why = reason
 		}
 	}
-	t.Logf("%s ran %d cases and skipped %d", info.ISA, len(cases)-count, count)
+	t.Logf("%s ran %d cases of %d", info.ISA, len(cases)-count, len(cases))
+	if count > 0 {
+		t.Run("unfit", func(t *testing.T) { t.Skipf("%d cases: %s", count, why) })
+	}
 }
 
 // BenchmarkCases gives each case's time on the back end that ANX_BENCH names ("cpu" if unset).
@@ -128,7 +132,7 @@ func BenchmarkCases(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer ctx.Close()
-	for _, c := range Cases() {
+	for _, c := range allCases() {
 		b.Run(c.Name, func(b *testing.B) {
 			bound, err := Bind(ctx, &c)
 			if err != nil {
