@@ -116,6 +116,27 @@ func (s *Store) attemptPath(runID string, attempt int) string {
 	return filepath.Join(s.Dir, "attempts", fmt.Sprintf("%s-%d.parquet", runID, attempt))
 }
 
+// formerAttempts is the highest number of a run's attempts in the compacted table.
+func (s *Store) formerAttempts(runID string) (int, error) {
+	path := filepath.Join(s.Dir, "attempts", "compacted.parquet")
+	if !exists(path) {
+		return 0, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.former == nil {
+		rows, err := results.Read[attemptRow](path, "attempts")
+		if err != nil {
+			return 0, err
+		}
+		s.former = map[string]int{}
+		for _, r := range rows {
+			s.former[r.RunID] = max(s.former[r.RunID], int(r.Attempt))
+		}
+	}
+	return s.former[runID], nil
+}
+
 // publishAttempts writes the rows of a run's ended attempts.
 func (s *Store) publishAttempts(runID string) error {
 	list, err := readAttempts(s.workDir(runID))

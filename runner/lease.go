@@ -178,7 +178,11 @@ func (s *Store) take(r *PlannedRun, me lease, quiet *silence) (*lease, []attempt
 			}
 		}
 	}
-	for exists(s.attemptPath(r.ID, next)) { // attempts at an earlier time whose folder is cleared away
+	former, err := s.formerAttempts(r.ID)
+	if err != nil {
+		return nil, nil, err
+	}
+	for next = max(next, former+1); exists(s.attemptPath(r.ID, next)); { // attempts whose folder is cleared away
 		next++
 	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {

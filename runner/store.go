@@ -31,9 +31,10 @@ type Store struct {
 
 	hook func(point string) // for tests: told of each step of a commit
 
-	mu    sync.Mutex
-	known map[string]bool // committed runs seen so far; only grows
-	parts map[string]bool // compacted files whose runs are in known
+	mu     sync.Mutex
+	known  map[string]bool // committed runs seen so far; only grows
+	parts  map[string]bool // compacted files whose runs are in known
+	former map[string]int  // attempts in the compacted table, by run
 }
 
 // OpenStore opens a study folder that has a plan.
@@ -147,7 +148,11 @@ func (s *Store) committed(r *PlannedRun) (bool, error) {
 		return true, nil
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		if !exists(filepath.Join(filepath.Dir(path), "compacted.parquet")) {
+			return false, nil
+		}
+		all, err := s.refresh()
+		return all[r.ID], err
 	}
 	return false, diskError(err)
 }
