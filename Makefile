@@ -78,6 +78,18 @@ build/venv-bench/bin/python: bench/cpu-requirements.txt
 	$(@D)/pip install --quiet --disable-pip-version-check --retries 5 -r $<
 	@touch $@
 
+.PHONY: harness cuda gpu-check
+harness: ## the CUDA back end on the CPU harness: every kernel against the reference
+	@cmake -S . -B build/harness -DANX_CUDA_HOST=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo >build/harness.log 2>&1 || { cat build/harness.log >&2; exit 1; }
+	cmake --build build/harness --parallel $(jobs)
+	ANX_LIBRARY_DIR=$(CURDIR)/build/harness/lib ANX_REQUIRE=cuda_host go test -count=1 -timeout 30m -json ./cuda/... | go run ./scripts/testsummary
+CUDA ?= 13
+cuda: ## libanx_cuda.so for GPUs with CUDA=13 (sm_80, sm_90a; default) or CUDA=11 (sm_70, sm_80, sm_90); installs its compiler
+	cuda/build.sh $(CUDA)
+	@mkdir -p build/lib && cp build/cuda$(CUDA)-lib/libanx_cuda.so build/lib/
+gpu-check: ## correctness, ceilings and kernels on the GPU at hand (build with make cuda first)
+	scripts/gpu_check.sh
+
 .PHONY: lint fmt
 lint: ## gofmt and go vet
 	@bad=$$(git ls-files -co --exclude-standard '*.go' | xargs -r gofmt -l); [ -z "$$bad" ] || { echo "not gofmt-clean (run make fmt): $$bad" >&2; exit 1; }

@@ -1,0 +1,74 @@
+// emit.h - from ops to launches. An emitter goes over an op twice: without memory it only measures the workspace, with memory it appends
+// launches. Choices of kernel, tile and split are functions of the op record and the device model alone, so that bits are too.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include "backend.h"
+
+namespace anx_cuda {
+
+class Emitter {
+public:
+  anx_context *context;
+  const anx_tensor *tensors;
+  anx_buffer *const *buffers;      // NULL: measuring
+  std::vector<Launch> *launches;
+  char *base;                      // of an op's workspace
+  double *slots;
+  int *fault;
+  uint64_t used = 0, most = 0;     // workspace of the op in turn, of the greediest op
+
+  const anx_op *op = nullptr;
+  int number = 0;
+
+  anx_status emit(const anx_op *, int number);
+
+  // The memory of a tensor; NULL where it is absent or nothing is bound.
+  template <class T> T *in(int i) const { return static_cast<T *>(address(op->in[i])); }
+  template <class T> T *out(int i) const { return static_cast<T *>(address(op->out[i])); }
+  template <class T> T *scratch(uint64_t count) {
+    const uint64_t at = used;
+    used += (count * sizeof(T) + 255) / 256 * 256;
+    if (used > most) most = used;
+    return base ? reinterpret_cast<T *>(base + at) : nullptr;
+  }
+  template <class Arguments>
+  void launch(const char *name, void (*kernel)(Arguments), dim3 grid, int threads, size_t shared, const Arguments &arguments);
+
+  // Blocks over `pixels` in steps of 32, beside `slabs` of 64 channels: enough to fill the device some times.
+  int blocks(int64_t pixels, int slabs) const;
+
+  // emit_conv.cu, emit_map.cu
+  template <class T> anx_status conv_forward();
+  template <class T> anx_status conv_backward();
+  template <class T> anx_status map();
+  void small(); // coefficients, SGD
+  // sums double [2][c] from partial float [rows][quantities][c]: quantities first and first + 1 with `second` in place of the latter
+  void reduce_partials(const float *partial, int rows, int quantities, int second, int c, double *sums);
+
+private:
+  void *address(int32_t id) const { return id < 0 || !buffers ? nullptr : buffers[tensors[id].buffer]->data + tensors[id].offset; }
+};
+
+template <class Arguments>
+void Emitter::launch(const char *name, void (*kernel)(Arguments), dim3 grid, int threads, size_t shared, const Arguments &arguments) {
+  if (!buffers) return;
+  launches->push_back({number, name,
+#if defined(__CUDACC__)
+                       [=](cudaStream_t stream) {
+                         Arguments copy = arguments;
+                         void *pointers[] = {&copy};
+                         return cudaLaunchKernel(reinterpret_cast<const void *>(kernel), grid, dim3(threads), pointers, shared, stream);
+                       },
+#else
+                       [=](cudaStream_t stream) { return host::enqueue(stream, grid, dim3(threads), shared, [=] { kernel(arguments); }); },
+#endif
+                       [=] {
+                         cudaFuncAttributes attributes;
+                         cudaError_t e = cudaFuncGetAttributes(&attributes, kernel);
+                         if (e == cudaSuccess && shared > (48 << 10)) e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
+                         return e;
+                       }});
+}
+
+} // namespace anx_cuda

@@ -1,0 +1,138 @@
+// Ops over maps, and the small ones: which kernels, which grids.
+#include <algorithm>
+#include "batchnorm.cuh"
+#include "emit.h"
+#include "input.cuh"
+#include "join.cuh"
+#include "pool.cuh"
+#include "reduce.cuh"
+#include "sgd.cuh"
+#include "xent.cuh"
+
+namespace anx_cuda {
+
+using namespace anx;
+
+static int ceil_divide(int64_t a, int64_t b) { return int((a + b - 1) / b); }
+static int slabs(int c) { return ceil_divide(padded(c), slab); }
+
+int Emitter::blocks(int64_t pixels, int slabs) const {
+  const int64_t wanted = (pixels + map_rows - 1) / map_rows, most = (int64_t(context->info.units) * 16 + slabs - 1) / slabs;
+  return int(wanted < most ? wanted : most);
+}
+
+void Emitter::reduce_partials(const float *partial, int rows, int quantities, int second, int c, double *sums) {
+  const auto add = [&](int quantity, int count, double *to) {
+    launch("reduce_sums", reduce_sums<void>, dim3(ceil_divide(count * c, 32)), 256, sizeof(ReduceShared),
+           ReduceSums{partial, rows, count * c, quantity * c, quantities * c, to});
+  };
+  if (second == 1) return add(0, 2, sums);
+  add(0, 1, sums);
+  add(second, 1, sums + c);
+}
+
+template <class T> anx_status Emitter::map() {
+  const anx_op *o = op;
+  const int64_t pixels = int64_t(o->n) * o->h * o->w;
+  const int columns = slabs(o->c), rows = blocks(pixels, columns);
+  const dim3 grid(rows, columns);
+  switch (o->kind) {
+    case ANX_INPUT: {
+      const anx_tensor *images = &tensors[o->in[0]];
+      if (o->n > 65535) return anx_cuda_fail_op(context, ANX_UNSUPPORTED, number, o, "a batch of more than 65535 images");
+      launch("gather", gather<T>, dim3(ceil_divide(int64_t(o->h) * o->w, 256), o->n), 256, 0,
+             Gather<T>{in<unsigned char>(0), in<int>(1), in<int>(2), in<float>(3), slots, out<T>(0), out<int>(1), fault, images->n, images->h, images->w,
+                       images->c, o->h, o->w, o->slot[0], number});
+      break;
+    }
+    case ANX_JOIN_FWD:
+      launch("join_forward", join_forward<T>, grid, map_threads, 0,
+             JoinForward<T>{in<T>(0), in<T>(3), in<float>(1), in<float>(2), in<float>(4), in<float>(5), out<T>(0), pixels, o->c});
+      break;
+    case ANX_JOIN_BWD: {
+      float *partial = scratch<float>(uint64_t(rows) * 3 * o->c);
+      launch("join_backward", join_backward<T>, grid, map_threads, sizeof(SlabShared<3>),
+             JoinBackward<T>{in<T>(0), in<T>(1), in<T>(2), in<T>(4), in<float>(3), in<float>(5), out<T>(0), partial, pixels, o->c, o->h * o->w,
+                             (o->flags & ANX_BROADCAST) != 0});
+      reduce_partials(partial, rows, 3, 1, o->c, out<double>(1));
+      if (o->out[2] >= 0) reduce_partials(partial, rows, 3, 2, o->c, out<double>(2));
+      break;
+    }
+    case ANX_POOL_FWD:
+    case ANX_POOL_BWD: {
+      if (o->h >= 32768 || o->w >= 32768) return anx_cuda_fail_op(context, ANX_UNSUPPORTED, number, o, "maps of 32768 pixels a side or more");
+      if (o->kind == ANX_POOL_FWD) {
+        launch("pool_forward", pool_forward<T>, dim3(blocks(int64_t(o->n) * o->p * o->q, columns), columns), map_threads, 0,
+               Pool<T>{in<T>(0), nullptr, in<float>(1), in<float>(2), nullptr, out<T>(0), nullptr, o->n, o->h, o->w, o->c, o->p, o->q});
+        break;
+      }
+      float *partial = scratch<float>(uint64_t(rows) * 2 * o->c);
+      launch("pool_backward", pool_backward<T>, grid, map_threads, sizeof(SlabShared<2>),
+             Pool<T>{in<T>(1), in<T>(0), in<float>(2), in<float>(3), in<float>(4), out<T>(0), partial, o->n, o->h, o->w, o->c, o->p, o->q});
+      reduce_partials(partial, rows, 2, 1, o->c, out<double>(1));
+      break;
+    }
+    case ANX_GAP_FWD:
+      launch("average_pool", average_pool<T>, dim3(o->n, columns), map_threads, sizeof(SlabShared<1>), AveragePool<T>{in<T>(0), out<T>(0), o->h * o->w, o->c});
+      break;
+    case ANX_XENT: {
+      CrossEntropy<T> a{in<T>(0), in<int>(1), slots, out<T>(1), scratch<double>(uint64_t(o->n) * 3), out<double>(0), fault,
+                        o->n, o->c, o->slot[0], o->slot[1], number, o->f[0]};
+      launch("cross_entropy", cross_entropy<T>, dim3(o->n), 32, 0, a);
+      launch("cross_entropy_counters", cross_entropy_counters<T>, dim3(1), 32, 0, a);
+      break;
+    }
+  }
+  return ANX_OK;
+}
+
+void Emitter::small() {
+  const anx_op *o = op;
+  const double count = double(o->n) * o->h * o->w;
+  if (o->kind == ANX_BN_FWD_COEF)
+    launch("norm_forward", norm_forward<void>, dim3(ceil_divide(o->c, 128)), 128, 0,
+           NormForward{in<double>(0), slots, in<float>(1), in<float>(2), in<float>(3), in<float>(4), out<float>(0), out<float>(1), out<float>(2),
+                       out<float>(3), out<float>(4), out<float>(5), o->c, (o->flags & ANX_TRAIN) != 0, o->slot[0], count, o->f[0], fault});
+  else if (o->kind == ANX_BN_BWD_COEF)
+    launch("norm_backward", norm_backward<void>, dim3(ceil_divide(o->c, 128)), 128, 0,
+           NormBackward{in<double>(0), in<float>(1), in<float>(2), in<float>(3), out<float>(0), out<float>(1), out<float>(2), out<float>(3), out<float>(4),
+                        o->c, count});
+  else
+    launch("update", update<void>, dim3(std::min(ceil_divide(o->c, 256), context->info.units * 16)), 256, 0,
+           Update{in<float>(0), out<float>(0), out<float>(1), out<double>(2), slots, o->c, o->f[0], o->f[1], (o->flags & ANX_NESTEROV) != 0, o->slot[0],
+                  o->slot[1], fault});
+}
+
+template <class T> static anx_status emit_typed(Emitter &e) {
+  switch (e.op->kind) {
+    case ANX_CONV_FWD: return e.conv_forward<T>();
+    case ANX_CONV_BWD: return e.conv_backward<T>();
+    case ANX_BN_FWD_COEF:
+    case ANX_BN_BWD_COEF:
+    case ANX_SGD: e.small(); return ANX_OK;
+    default: return e.map<T>();
+  }
+}
+
+anx_status Emitter::emit(const anx_op *o, int i) {
+  op = o;
+  number = i;
+  used = 0;
+  switch (o->dtype) {
+    case ANX_F32: return emit_typed<float>(*this);
+    case ANX_F16: return emit_typed<__half>(*this);
+    default: return emit_typed<__nv_bfloat16>(*this);
+  }
+}
+
+cudaError_t launch_set_slots(const SetSlots &a, cudaStream_t stream) {
+#if defined(__CUDACC__)
+  SetSlots copy = a;
+  void *pointers[] = {&copy};
+  return cudaLaunchKernel(reinterpret_cast<const void *>(set_slots<void>), dim3(1), dim3(64), pointers, 0, stream);
+#else
+  return host::enqueue(stream, dim3(1), dim3(64), 0, [=] { set_slots<void>(a); });
+#endif
+}
+
+} // namespace anx_cuda

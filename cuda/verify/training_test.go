@@ -1,0 +1,114 @@
+package verify
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"testing"
+
+	"anynetx/anynetx"
+	"anynetx/bindings"
+	"anynetx/datasets"
+	"anynetx/engine"
+	"anynetx/random"
+)
+
+// patterns is a small set that can be learnt: a pattern per class under noise.
+func patterns(side, classes, train, test int) *datasets.Set {
+	s := &datasets.Set{Name: "patterns", H: side, W: side, C: 3, Mean: [3]float64{0.5, 0.5, 0.5}, Std: [3]float64{0.25, 0.25, 0.25}}
+	for c := range classes {
+		s.Classes = append(s.Classes, fmt.Sprint("class ", c))
+	}
+	split := func(name string, count int) (split datasets.Split) {
+		noise := random.New(1, "noise", name)
+		for i := range count {
+			pattern := random.New(1, "pattern", i%classes)
+			split.Labels = append(split.Labels, int32(i%classes))
+			for p := range side * side * 3 {
+				y, x := p/3/side, p/3%side
+				v := 80 + 48*math.Round(pattern.Float64(uint64(y/4*64+x/4))) + 60*(noise.Float64(uint64(i*side*side*3+p))-0.5)
+				split.Images = append(split.Images, byte(v))
+			}
+		}
+		return split
+	}
+	s.Train, s.Test = split("train", train), split("test", test)
+	return s
+}
+
+// networks have odd group widths, strides, bottlenecks, projections and both stems.
+func networks(t *testing.T) []*anynetx.Network {
+	a := anynetx.Architecture{
+		{Depth: 1, Width: 6, Bottleneck: 1, GroupWidth: 3}, {Depth: 2, Width: 18, Bottleneck: 2, GroupWidth: 9},
+		{Depth: 1, Width: 10, Bottleneck: 1, GroupWidth: 5}, {Depth: 1, Width: 8, Bottleneck: 4, GroupWidth: 1},
+	}
+	var all []*anynetx.Network
+	for _, stem := range []anynetx.Stem{anynetx.ResStemIN, anynetx.SimpleStemIN, anynetx.ResStemCifar} {
+		n, err := anynetx.Build(a, anynetx.Setting{Stem: stem, StemWidth: 6, Strides: [4]int{1, 2, 1, 2}, Resolution: 16, Classes: 4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, n)
+	}
+	return all
+}
+
+// train is two epochs of 4 steps; the results and the state's bytes.
+func train(t *testing.T, ctx *bindings.Context, n *anynetx.Network) ([]engine.EpochResult, []byte) {
+	t.Helper()
+	data, err := engine.LoadData(ctx, patterns(16, 4, 64, 24))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer data.Close()
+	r := engine.DefaultRecipe()
+	r.Batch, r.PreciseBNImages, r.LearningRate, r.WarmupEpochs = 16, 32, 0.02, 0
+	trainer, err := engine.NewTrainer(ctx, engine.Config{Network: n, Recipe: r, Epochs: 2, DType: "fp32", Seed: 7, Dataset: "patterns"}, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer trainer.Close()
+	if err := trainer.Initialize(); err != nil {
+		t.Fatal(err)
+	}
+	var results []engine.EpochResult
+	for range 2 {
+		for p := trainer.Position(); p.Step < p.StepsPerEpoch; p = trainer.Position() {
+			if err := trainer.Step(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		result, err := trainer.EndEpoch()
+		if err != nil {
+			t.Fatal(err)
+		}
+		results = append(results, result)
+	}
+	var state bytes.Buffer
+	if err := trainer.WriteCheckpoint(&state, nil); err != nil {
+		t.Fatal(err)
+	}
+	return results, state.Bytes()
+}
+
+// TestTraining: the whole step, graph and all, learns as the reference does, and gives the same bits twice.
+func TestTraining(t *testing.T) {
+	for _, n := range networks(t) {
+		t.Run(fmt.Sprint(n.Setting.Stem), func(t *testing.T) {
+			reference, cuda := open(t, "reference"), open(t, backend())
+			want, _ := train(t, reference, n)
+			got, state := train(t, cuda, n)
+			for i := range want {
+				for _, pair := range [][2]float64{{got[i].TrainLoss, want[i].TrainLoss}, {got[i].TestLoss, want[i].TestLoss}} {
+					if !(math.Abs(pair[0]-pair[1]) <= 2e-3*math.Abs(pair[1])) {
+						t.Errorf("epoch %d: loss %.7g, the reference's is %.7g", i, pair[0], pair[1])
+					}
+				}
+			}
+			if _, again := train(t, cuda, n); !bytes.Equal(state, again) {
+				t.Error("the second training ended in other bits")
+			}
+			t.Logf("train losses %.6f %.6f, reference %.6f %.6f", got[0].TrainLoss, got[1].TrainLoss, want[0].TrainLoss, want[1].TrainLoss)
+		})
+	}
+}

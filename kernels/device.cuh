@@ -1,0 +1,106 @@
+// device.cuh - what the kernels share: types of storage, vectors of 8 channels, convolution shapes and per-channel partial sums.
+//
+// Activations are [n][h][w][stride] with stride = channels rounded up to 8; the padding channels are zeros, and every kernel that writes an
+// activation writes them. Per-channel vectors and filters have no padding: they are read behind a test.
+//
+// Sums over pixels have two stages, so that their order never depends on timing: every block leaves one partial per channel and quantity in
+// the workspace, and one kernel (batchnorm.cuh, reduce.cuh) adds the partials in the order of the blocks, in double.
+#pragma once
+#include "instructions.cuh"
+
+namespace anx {
+
+__device__ __forceinline__ float to_float(float v) { return v; }
+__device__ __forceinline__ float to_float(__half v) { return __half2float(v); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 v) { return __bfloat162float(v); }
+template <class T> __device__ __forceinline__ T stored(float v); // rounded to the type of storage
+template <> __device__ __forceinline__ float stored<float>(float v) { return v; }
+template <> __device__ __forceinline__ __half stored<__half>(float v) { return __float2half_rn(v); }
+template <> __device__ __forceinline__ __nv_bfloat16 stored<__nv_bfloat16>(float v) { return __float2bfloat16_rn(v); }
+
+__device__ __forceinline__ float relu(float v) { return v < 0.f ? 0.f : v; } // a NaN stays one
+// Before the ReLU. One rounding, written out: forward, masks and the pool's comparisons must agree to the bit.
+__device__ __forceinline__ float affine(float s, float x, float t) { return fmaf(s, x, t); }
+
+// 8 channels: 16 bytes of 16-bit values, 32 of float; always so aligned.
+template <class T> union Vector8 {
+  T v[8];
+  uint4 words[sizeof(T) / 2];
+};
+template <class T> __device__ __forceinline__ Vector8<T> load8(const T *at) {
+  Vector8<T> x;
+#pragma unroll
+  for (int i = 0; i < int(sizeof(T) / 2); i++) x.words[i] = reinterpret_cast<const uint4 *>(at)[i];
+  return x;
+}
+template <class T> __device__ __forceinline__ void store8(T *at, const Vector8<T> &x) {
+#pragma unroll
+  for (int i = 0; i < int(sizeof(T) / 2); i++) reinterpret_cast<uint4 *>(at)[i] = x.words[i];
+}
+template <class T> __device__ __forceinline__ Vector8<T> zero8() {
+  Vector8<T> x;
+#pragma unroll
+  for (int i = 0; i < int(sizeof(T) / 2); i++) x.words[i] = make_uint4(0, 0, 0, 0);
+  return x;
+}
+
+// 8 values of a per-channel vector from channel c on, 0 from `channels` on or where there is no vector.
+__device__ __forceinline__ void vector8(float (&out)[8], const float *vector, int c, int channels) {
+#pragma unroll
+  for (int i = 0; i < 8; i++) out[i] = vector && c + i < channels ? vector[c + i] : 0.f;
+}
+
+__host__ __device__ constexpr int padded(int channels) { return (channels + 7) / 8 * 8; }
+
+// A convolution: n h w c -> p q k with filters of r x r, stride, g input and go output channels a group.
+struct ConvShape {
+  int n, h, w, c, p, q, k, r, stride, g, go;
+};
+
+// The gradient at a convolution's output: D = al G + be Y + de, or G where al is NULL.
+template <class T> struct Incoming {
+  const T *grad, *y;
+  const float *al, *be, *de;
+  __device__ __forceinline__ float at(int64_t index, int k) const {
+    const float d = to_float(grad[index]);
+    return al ? al[k] * d + be[k] * to_float(y[index]) + de[k] : d;
+  }
+};
+// What a convolution reads: X, or act(X) = ReLU(s X + t) where s is given.
+template <class T> struct Input {
+  const T *x;
+  const float *s, *t;
+  __device__ __forceinline__ float at(int64_t index, int c) const {
+    const float v = to_float(x[index]);
+    return s ? relu(affine(s[c], v, t[c])) : v;
+  }
+};
+
+// 256 threads as 8 vectors of 8 channels (64 channels, a slab) x 32 rows of pixels: the mapping of every kernel that goes over maps.
+constexpr int map_threads = 256, slab = 64, map_rows = 32;
+
+// Adds the threads' sums over the rows and leaves partial[block][quantity][channels] of the slab. All threads of the block call it.
+template <int quantities> struct SlabShared { float sum[8][quantities][slab]; };
+template <int quantities>
+__device__ __forceinline__ void slab_partials(SlabShared<quantities> &shared, float (&sums)[quantities][8], float *partial, int first, int channels) {
+  const int thread = threadIdx.x, vector = thread % 8, warp = thread / 32;
+#pragma unroll
+  for (int k = 0; k < quantities; k++)
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      float v = sums[k][i];
+      v += __shfl_xor_sync(0xffffffffu, v, 8);
+      v += __shfl_xor_sync(0xffffffffu, v, 16);
+      if (thread % 32 < 8) shared.sum[warp][k][vector * 8 + i] = v;
+    }
+  __syncthreads();
+  for (int i = thread; i < quantities * slab; i += map_threads) {
+    const int k = i / slab, c = i % slab;
+    if (first + c >= channels) continue;
+    float v = 0.f;
+    for (int r = 0; r < 8; r++) v += shared.sum[r][k][c];
+    partial[(int64_t(blockIdx.x) * quantities + k) * channels + first + c] = v;
+  }
+}
+
+} // namespace anx

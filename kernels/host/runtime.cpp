@@ -1,0 +1,177 @@
+// runtime.cpp - the CUDA runtime of the harness: memory between guard pages, streams as queues, graphs as lists.
+#include "cuda_runtime.h"
+
+#include <cstdio>
+#include <chrono>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace host {
+
+using Work = std::function<bool()>; // false: a fault
+
+struct Graph { std::vector<Work> nodes; };
+struct Event { std::chrono::steady_clock::time_point time; };
+struct Stream {
+  std::vector<Work> queue;
+  bool capturing = false;
+  Graph *graph = nullptr;
+  cudaError_t error = cudaSuccess; // stays, as in CUDA
+  uint64_t launches = 0;
+
+  cudaError_t flush() {
+    std::vector<Work> due;
+    due.swap(queue);
+    for (Work &w : due) {
+      if (error != cudaSuccess) break;
+      if (!w()) error = cudaErrorLaunchFailure;
+    }
+    return error;
+  }
+  void add(Work w) { (capturing ? graph->nodes : queue).push_back(std::move(w)); }
+};
+
+namespace {
+
+constexpr size_t page = 4096, granule = 256; // CUDA aligns what it allocates to 256 bytes
+struct Allocation { char *base; size_t mapped, bytes; };
+// What has been allocated, so that cudaFree knows its size: of the process, like a device's memory.
+std::mutex lock;
+std::map<void *, Allocation> &allocations() { static std::map<void *, Allocation> all; return all; }
+thread_local cudaError_t last = cudaSuccess;
+
+uint64_t base_seed() {
+  const char *text = getenv("ANX_HOST_SEED");
+  return text ? strtoull(text, nullptr, 10) : 1;
+}
+size_t memory_limit() { // bytes of the pretended device
+  const char *text = getenv("ANX_HOST_MEMORY");
+  return text ? strtoull(text, nullptr, 10) : size_t(8) << 30;
+}
+size_t in_use() {
+  size_t sum = 0;
+  for (auto &a : allocations()) sum += a.second.bytes;
+  return sum;
+}
+cudaError_t keep(cudaError_t e) { return e == cudaSuccess ? e : (last = e); }
+
+} // namespace
+
+cudaError_t enqueue(Stream *s, dim3 grid, dim3 threads, size_t shared_bytes, std::function<void()> body) {
+  const uint64_t number = s->launches++;
+  auto turn = std::make_shared<uint64_t>(0);
+  s->add([=] { return run_grid(grid, threads, shared_bytes, base_seed() * 1000003 + number * 101 + (*turn)++, body); });
+  return cudaSuccess;
+}
+
+} // namespace host
+
+using namespace host;
+
+cudaError_t cudaGetDeviceCount(int *count) { *count = 1; return cudaSuccess; }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
+  if (device) return keep(cudaErrorInvalidDevice);
+  memset(p, 0, sizeof *p);
+  snprintf(p->name, sizeof p->name, "CUDA kernels on the CPU");
+  p->totalGlobalMem = memory_limit();
+  p->sharedMemPerBlockOptin = 227 << 10;
+  const char *text = getenv("ANX_HOST_SM");
+  const int sm = text ? atoi(text) : 90;
+  p->major = sm / 10, p->minor = sm % 10;
+  p->multiProcessorCount = 4; // few, so that blocks loop over tiles
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) { return device ? keep(cudaErrorInvalidDevice) : cudaSuccess; }
+cudaError_t cudaMalloc(void **out, size_t bytes) {
+  std::lock_guard<std::mutex> hold(lock);
+  if (in_use() + bytes > memory_limit()) return keep(cudaErrorMemoryAllocation);
+  const size_t usable = (bytes + granule - 1) / granule * granule, room = (usable + page - 1) / page * page + page;
+  char *base = static_cast<char *>(mmap(nullptr, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  if (base == MAP_FAILED) return keep(cudaErrorMemoryAllocation);
+  mprotect(base, page, PROT_NONE);
+  mprotect(base + room, page, PROT_NONE);
+  char *data = base + room - usable;
+  memset(data, 0xff, usable);
+  allocations()[data] = {base, room + page, bytes};
+  *out = data;
+  return cudaSuccess;
+}
+cudaError_t cudaFree(void *data) {
+  if (!data) return cudaSuccess;
+  std::lock_guard<std::mutex> hold(lock);
+  auto at = allocations().find(data);
+  if (at == allocations().end()) return keep(cudaErrorInvalidValue);
+  const Allocation a = at->second;
+  for (size_t i = a.bytes; i < (a.bytes + granule - 1) / granule * granule; i++)
+    if (static_cast<unsigned char *>(data)[i] != 0xff) {
+      fprintf(stderr, "harness: a byte behind the end of a buffer of %zu bytes was written\n", a.bytes);
+      abort();
+    }
+  munmap(a.base, a.mapped);
+  allocations().erase(at);
+  return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
+  std::lock_guard<std::mutex> hold(lock);
+  *total = memory_limit();
+  *free = *total - in_use();
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t s) {
+  if (s->capturing || kind == cudaMemcpyDeviceToDevice) {
+    s->add([=] { memcpy(to, from, bytes); return true; });
+    return cudaSuccess;
+  }
+  if (s->flush() == cudaSuccess) memcpy(to, from, bytes);
+  return keep(s->error);
+}
+cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t s) {
+  s->add([=] { memset(at, value, bytes); return true; });
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { *s = new Stream; return cudaSuccess; }
+cudaError_t cudaStreamDestroy(cudaStream_t s) { delete s; return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t s) { return keep(s->flush()); }
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
+  if (s->capturing) return keep(cudaErrorInvalidValue);
+  s->capturing = true;
+  s->graph = new Graph;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g) {
+  if (!s->capturing) return keep(cudaErrorInvalidValue);
+  s->capturing = false;
+  *g = s->graph;
+  s->graph = nullptr;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *e, cudaGraph_t g, unsigned long long) { *e = new Graph(*g); return cudaSuccess; }
+cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s) {
+  for (const Work &w : e->nodes) s->add(w);
+  return keep(s->error);
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t g) { delete g; return cudaSuccess; }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e) { delete e; return cudaSuccess; }
+cudaError_t cudaEventCreate(cudaEvent_t *e) { *e = new Event; return cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+  s->add([=] { e->time = std::chrono::steady_clock::now(); return true; });
+  return cudaSuccess;
+}
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b) {
+  *ms = std::chrono::duration<float, std::milli>(b->time - a->time).count();
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t e) { delete e; return cudaSuccess; }
+cudaError_t cudaGetLastError() { cudaError_t e = last; last = cudaSuccess; return e; }
+const char *cudaGetErrorString(cudaError_t e) {
+  switch (e) {
+    case cudaSuccess: return "no error";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    case cudaErrorLaunchFailure: return last_fault();
+    case cudaErrorInvalidDevice: return "invalid device ordinal";
+    default: return "error of the harness";
+  }
+}
