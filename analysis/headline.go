@@ -1,0 +1,79 @@
+package analysis
+
+import (
+	"fmt"
+	"math"
+	"strings"
+)
+
+// verdict is how far the reference's ranking carries over to another task.
+type verdict struct {
+	Word string // for a label
+	Text string // for a sentence
+}
+
+// judge reads rho beside its interval and ceiling. The bounds are ours and stated in the report.
+func (c *Correlation) judge() verdict {
+	share := c.Rho
+	if !math.IsNaN(c.RhoOverCeiling) {
+		share = c.RhoOverCeiling
+	}
+	switch {
+	case c.Reason != "":
+		return verdict{"unknown", "cannot be said"}
+	case math.IsNaN(c.Low):
+		return verdict{"too few", "cannot be said with so few architectures"}
+	case c.High < 0:
+		return verdict{"reversed", "is reversed"}
+	case c.Low <= 0:
+		return verdict{"not shown", "is not shown to carry over"}
+	case share >= 0.8:
+		return verdict{"carries over", "carries over"}
+	case share >= 0.5:
+		return verdict{"partly", "carries over in part"}
+	default:
+		return verdict{"weakly", "carries over weakly"}
+	}
+}
+
+// Headline answers the question of a study in a sentence or two.
+func (a *Analysis) Headline() string {
+	reference := a.Tasks[0].Name
+	if len(a.Tasks) == 1 {
+		return fmt.Sprintf("The study has the single task %s, so there is no second ranking to compare with.", reference)
+	}
+	var order []string
+	tasks := map[string][]string{}
+	for j := 1; j < len(a.Tasks); j++ {
+		c := a.correlation(0, j)
+		v := c.judge().Text
+		if tasks[v] == nil {
+			order = append(order, v)
+		}
+		name := a.Tasks[j].Name
+		if c.Reason == "" {
+			name += fmt.Sprintf(" (ρ = %s", number(c.Rho))
+			if !math.IsNaN(c.Ceiling) {
+				name += fmt.Sprintf(" of at most %s", number(c.Ceiling))
+			}
+			name += ")"
+		}
+		tasks[v] = append(tasks[v], name)
+	}
+	var parts []string
+	for _, v := range order {
+		word := "to"
+		if v == "is reversed" || strings.HasPrefix(v, "cannot") {
+			word = "for"
+		}
+		parts = append(parts, fmt.Sprintf("%s %s %s", v, word, list(tasks[v])))
+	}
+	return fmt.Sprintf("The ranking of architectures on %s %s.", reference, strings.Join(parts, "; it "))
+}
+
+func list(items []string) string {
+	if len(items) < 2 {
+		return strings.Join(items, "")
+	}
+	return strings.Join(items[:len(items)-1], ", ") + " and " + items[len(items)-1]
+}
