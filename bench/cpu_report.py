@@ -37,8 +37,6 @@ def summary(results, resolution, dtype):
     if not rows:
         return None
     s = {"networks": len(rows), "peer": harmonic(max(speeds(r, dtype).values()) for r in rows)}
-    forms = set.intersection(*(set(speeds(r, dtype)) for r in rows))
-    s["forms"] = {f: harmonic(speeds(r, dtype)[f] for r in rows) for f in sorted(forms)}
     compiled = [r for r in rows if any("compiled" in k for k in speeds(r, dtype))]
     s["compile_gain"] = s["compiled_networks"] = None
     if compiled:
@@ -90,16 +88,23 @@ def headline(report):
                   "of the FMA peak (median)", "gate", ""], rows)
 
 
+BASE = "nhwc one per core"
+
+
 def forms(report):
+    """Each form of the peer beside one of them, on the networks where both were measured."""
     rows = []
     for resolution in (32, 224):
         for dtype in ("fp32", "bf16"):
-            s = summary(report["default"], resolution, dtype)
-            if s:
-                rows += [[f"{resolution} px", f, number(v)] for f, v in sorted(s["forms"].items(), key=lambda kv: -(kv[1] or 0)) if "compiled" not in f]
-                if s["compile_gain"]:
-                    rows.append([f"{resolution} px", f"{dtype} compiled, over the best eager form of the same network ({s['compiled_networks']} networks)", f"{s['compile_gain']:.2f}x"])
-    return table(["images", "PyTorch's form", "images/s (harmonic mean)"], rows)
+            results = [r for space in ("default", "integer") for r in report[space] if r["resolution"] == resolution]
+            for suffix in (BASE, "nhwc all threads", "nchw one per core", "nchw all threads", "compiled"):
+                pairs = [(speeds(r, dtype)[k], speeds(r, dtype)[f"{dtype} {BASE}"]) for r in results for k in speeds(r, dtype)
+                         if k.endswith(suffix) and f"{dtype} {BASE}" in speeds(r, dtype)]
+                if pairs:
+                    mean, base = harmonic(p[0] for p in pairs), harmonic(p[1] for p in pairs)
+                    name = "compiled, one per core, in the faster layout" if suffix == "compiled" else suffix.replace("nhwc", "NHWC").replace("nchw", "NCHW")
+                    rows.append([f"{resolution} px", f"{dtype} {name}", len(pairs), number(mean), f"{mean / base:.2f}x"])
+    return table(["images", "PyTorch's form", "networks", "images/s (harmonic mean)", "over NHWC, one per core, on the same networks"], rows)
 
 
 def networks(report):
