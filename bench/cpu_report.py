@@ -129,24 +129,31 @@ def kinds(report):
 
 
 SIZES = (56, 28, 14, 7, 8, 4, 2, 1)
+PASSES = ("fwd", "bwd", "wgrad", "dgrad")
+
+
+def by_map(report, family, label, chosen, field):
+    """A row per pass: lowest, median and highest fraction of the peak on each map."""
+    rows = []
+    for p in PASSES:
+        cells = []
+        for size in SIZES:
+            v = [o[field] for o in report["ops"]["ops"] if o["family"] == family and o["pass"] == p and o["size"] == size and o["stride"] == 1 and o.get(field) and chosen(o)]
+            cells.append("" if not v else percent(v[0]) if len(v) == 1 else f"{100 * min(v):.0f}-{100 * statistics.median(v):.0f}-{100 * max(v):.0f} %")
+        rows.append([label, p, *cells])
+    return rows
 
 
 def ops(report):
-    """Fractions of the peak by map: the lowest, median and highest of a family of ops."""
     if not report.get("ops"):
         return "Single ops were not measured in this run.\n"
-    rows = []
-    for family, passes in (("grouped", ("fwd", "bwd", "wgrad", "dgrad")), ("1x1", ("fwd", "bwd", "wgrad", "dgrad"))):
-        for p in passes:
-            for label, chosen in (("g = 1", lambda o: o["group"] == 1), ("g = 2..32", lambda o: o["group"] > 1)) if family == "grouped" else (("", lambda o: True),):
-                cells = []
-                for size in SIZES:
-                    values = [o["fraction_of_peak"] for o in report["ops"]["ops"] if o["family"] == family and o["pass"] == p and o["size"] == size
-                              and o["stride"] == 1 and o.get("fraction_of_peak") and chosen(o)]
-                    cells.append("" if not values else percent(values[0]) if len(values) == 1 else f"{100 * min(values):.0f}-{100 * statistics.median(values):.0f}-{100 * max(values):.0f} %")
-                rows.append([f"{family} {'3x3 ' if family == 'grouped' else ''}{label}".strip(), p, *cells])
-    text = "Lowest, median and highest fraction of the FMA peak; batches of 16 images on maps of 56 to 7 pixels, 128 on those of 8 to 1:\n\n"
-    text += table(["op", "pass", *(f"{s} px" for s in SIZES)], rows) + "\n"
+    head = ["op", "pass", *(f"{s} px" for s in SIZES)]
+    grouped = lambda field: (by_map(report, "grouped", "grouped 3x3, g = 1", lambda o: o["group"] == 1, field)
+                             + by_map(report, "grouped", "grouped 3x3, g = 2..32", lambda o: o["group"] > 1, field))
+    text = "Lowest, median and highest fraction of the FMA peak; batches of 16 images on maps of 56 to 7 pixels, 128 on those of 8 to 1; `bwd` is both gradients, `wgrad` the weight's alone,\n"
+    text += "`dgrad` their difference in time. FLOPs are counted as everywhere: every tap of the filter.\n\n"
+    text += table(head, grouped("fraction_of_peak") + by_map(report, "1x1", "1x1", lambda o: True, "fraction_of_peak")) + "\n"
+    text += "The same with only those taps counted that meet the map, the work that has to be done:\n\n" + table(head, grouped("fraction_inside")) + "\n"
     rest = [o for o in report["ops"]["ops"] if o["family"].startswith("stem") or o["family"] == "head" or o["stride"] > 1]
     text += table(["op", "pass", "us", "of peak"], [[o["op"], o["pass"], f"{o['us']:.0f}", percent(o.get("fraction_of_peak"))] for o in rest if o.get("fraction_of_peak")]) + "\n"
     moved = [o for o in report["ops"]["ops"] if o.get("fraction_of_copy")]
@@ -183,10 +190,10 @@ def pictures(report, stem):
                                                       [(colors["default"], "default space"), (colors["integer"], "group widths 1..32")]))
             names.append(path)
     if report.get("ops"):
-        lines = [(size, {o["group"]: o["fraction_of_peak"] for o in report["ops"]["ops"] if o["family"] == "grouped" and o["stride"] == 1 and o["size"] == size and o["pass"] == p})
-                 for p in ("fwd",) for size in SIZES]
+        lines = [(size, {o["group"]: o["fraction_inside"] for o in report["ops"]["ops"] if o["family"] == "grouped" and o["stride"] == 1 and o["size"] == size and o["pass"] == "fwd"})
+                 for size in SIZES]
         path = f"{stem}-groups.svg"
-        pathlib.Path(path).write_text(svg.lines(lines, "Grouped 3x3, forward: fraction of the FMA peak by group width", "group width", "of the peak"))
+        pathlib.Path(path).write_text(svg.lines(lines, "Grouped 3x3, forward: fraction of the FMA peak (taps that meet the map) by group width", "group width", "of the peak"))
         names.append(path)
     return names
 
