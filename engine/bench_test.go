@@ -30,7 +30,7 @@ func BenchmarkOutsideNative(b *testing.B) {
 	r := DefaultRecipe()
 	r.PreciseBNImages = 1024
 	r.Augmentation = datasets.Augmentation{Flip: true, Crop: datasets.CropPadded, Padding: 4}
-	t := newTestTrainer(b, ctx, Config{Network: n, Recipe: r, Epochs: 1 << 20, DType: "fp32", Dataset: "blobs"}, load(b, ctx, set), planOptions{})
+	t := newTestTrainer(b, ctx, Config{Network: n, Recipe: r, Epochs: 1 << 20, DType: "fp32", Task: "blobs"}, load(b, ctx, set), planOptions{})
 	must(b, t.Initialize())
 	b.ResetTimer()
 	start, native, images := time.Now(), t.NativeTime(), 0

@@ -224,7 +224,7 @@ func TestOtherCheckpoint(t *testing.T) {
 		"replicate": func(c *Config) { c.Replicate++ },
 		"rate":      func(c *Config) { c.Recipe.LearningRate /= 2 },
 		"epochs":    func(c *Config) { c.Epochs++ },
-		"data set":  func(c *Config) { c.Dataset = "others" },
+		"data set":  func(c *Config) { c.Task = "others" },
 		"network":   func(c *Config) { c.Network = tiny(t, anynetx.SimpleStemIN, 16, 4) },
 	} {
 		other := c

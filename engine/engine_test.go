@@ -99,7 +99,7 @@ func testConfig(n *anynetx.Network) Config {
 	r := DefaultRecipe()
 	r.Batch, r.PreciseBNImages = 16, 32
 	r.Augmentation = datasets.Augmentation{Flip: true, Crop: datasets.CropPadded, Padding: 2}
-	return Config{Network: n, Recipe: r, Epochs: 3, DType: "fp32", Seed: 7, Dataset: "blobs"}
+	return Config{Network: n, Recipe: r, Epochs: 3, DType: "fp32", Seed: 7, Task: "blobs"}
 }
 
 func load(t testing.TB, ctx *bindings.Context, set *datasets.Set) *Data {

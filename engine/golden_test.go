@@ -64,7 +64,7 @@ func readGolden(t testing.TB, path string) *golden {
 	}
 	n, err := anynetx.Build(a, anynetx.Setting{Stem: g.Stem, StemWidth: g.StemWidth, Strides: g.Strides, Resolution: g.Resolution, Classes: g.Classes})
 	must(t, err)
-	g.config = Config{Network: n, Epochs: 3, DType: "fp32", Dataset: "golden", Recipe: Recipe{
+	g.config = Config{Network: n, Epochs: 3, DType: "fp32", Task: "golden", Recipe: Recipe{
 		Batch: g.Batch, LearningRate: g.LearningRate, Momentum: g.Momentum, Nesterov: g.Nesterov, WeightDecay: g.Decay, BNWeightDecay: g.BNDecay,
 		LabelSmoothing: g.Smoothing, BNEpsilon: g.Epsilon, BNMomentum: g.BNMomentum, Schedule: Constant,
 	}}

@@ -26,7 +26,7 @@ type Config struct {
 	ScheduleEpochs int
 	DType          string // "fp32"
 	Seed           uint64
-	Dataset        string // names the streams, so that runs on different sets differ in every number
+	Task           string // names the streams: two tasks share no random number, so that their noise is independent
 	Replicate      int
 }
 
@@ -248,7 +248,7 @@ func (t *Trainer) LearningRate() float64 {
 
 // stream names a sequence of random numbers of this run.
 func (t *Trainer) stream(name string) random.Stream {
-	return random.New(t.config.Seed, name, t.config.Dataset, t.config.Network.Architecture.ID(), t.config.Replicate)
+	return random.New(t.config.Seed, name, t.config.Task, t.config.Network.Architecture.ID(), t.config.Replicate)
 }
 
 // run is one pass through a program: the only native call of a step.
@@ -442,10 +442,10 @@ func (t *Trainer) configSHA256() (string, error) {
 		Epochs, StartEpoch, ScheduleEpochs int
 		DType                              string
 		Seed                               uint64
-		Dataset                            string
+		Task                               string
 		Replicate                          int
 		Data                               string
-	}{1, c.Network.Architecture.String(), c.Network.Setting, c.Recipe, c.Epochs, c.StartEpoch, c.ScheduleEpochs, c.DType, c.Seed, c.Dataset, c.Replicate, t.data.digest})
+	}{1, c.Network.Architecture.String(), c.Network.Setting, c.Recipe, c.Epochs, c.StartEpoch, c.ScheduleEpochs, c.DType, c.Seed, c.Task, c.Replicate, t.data.digest})
 	if err != nil {
 		return "", fmt.Errorf("name the configuration: %w", err)
 	}

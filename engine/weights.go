@@ -36,7 +36,7 @@ func (t *Trainer) Weights() (*Weights, error) {
 		"format":       "pt", // some readers of the format ask for it
 		"architecture": t.config.Network.Architecture.ID(),
 		"network":      t.config.Network.Architecture.String(),
-		"dataset":      t.config.Dataset,
+		"task":         t.config.Task,
 	}}
 	for _, list := range [][]entry{t.layout.parameters, t.layout.running} {
 		for _, e := range list {

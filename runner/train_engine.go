@@ -95,7 +95,7 @@ func (r *PlannedRun) config(seed uint64) (engine.Config, error) {
 		return engine.Config{}, fmt.Errorf("%s: %w", r, err)
 	}
 	c := engine.Config{Network: network, Recipe: r.Task.Recipe, Epochs: r.Task.Epochs, DType: r.Task.DType,
-		Seed: seed, Dataset: r.Task.Dataset, Replicate: r.Replicate}
+		Seed: seed, Task: r.Task.Name, Replicate: r.Replicate}
 	if r.Task.Start.Kind == StartContinue {
 		c.StartEpoch = r.Source.Task.Epochs
 	}

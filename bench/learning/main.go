@@ -185,7 +185,7 @@ func train(library *bindings.Library, s setup, network, seed int, set *datasets.
 	recipe.WarmupEpochs, recipe.WarmupFactor = r.WarmupEpochs, r.WarmupFactor
 	recipe.Augmentation = datasets.Augmentation{Flip: true, Crop: datasets.CropPadded, Padding: r.Padding}
 	start := time.Now()
-	t, err := engine.NewTrainer(ctx, engine.Config{Network: net, Recipe: recipe, Epochs: s.Epochs, DType: "fp32", Seed: uint64(seed), Dataset: set.Name}, data)
+	t, err := engine.NewTrainer(ctx, engine.Config{Network: net, Recipe: recipe, Epochs: s.Epochs, DType: "fp32", Seed: uint64(seed), Task: set.Name}, data)
 	if err != nil {
 		return result, err
 	}

@@ -73,7 +73,7 @@ func benchNetwork(c *cli.Context) error {
 	recipe := engine.DefaultRecipe()
 	recipe.Batch = c.Int("batch")
 	recipe.LearningRate, recipe.PreciseBNImages = 1e-4, 0 // small: random labels must not make it diverge
-	config := engine.Config{Network: n, Recipe: recipe, Epochs: 1 << 30, DType: c.String("dtype"), Dataset: "random"}
+	config := engine.Config{Network: n, Recipe: recipe, Epochs: 1 << 30, DType: c.String("dtype"), Task: "random"}
 	set := randomSet(n.Setting, max(1, recipe.Batch))
 	var start sync.WaitGroup
 	start.Add(len(contexts))

@@ -125,7 +125,7 @@ func train(c *cli.Context) error {
 	}
 	defer data.Close()
 	t, err := engine.NewTrainer(ctx, engine.Config{Network: network, Recipe: recipe, Epochs: c.Int("epochs"), DType: c.String("dtype"),
-		Seed: c.Uint64("seed"), Dataset: name, Replicate: c.Int("replicate")}, data)
+		Seed: c.Uint64("seed"), Task: name, Replicate: c.Int("replicate")}, data)
 	if err != nil {
 		return err
 	}
