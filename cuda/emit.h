@@ -5,6 +5,8 @@
 #include <cuda_fp16.h>
 #include "backend.h"
 
+namespace anx { struct ConvShape; }
+
 namespace anx_cuda {
 
 class Emitter {
@@ -41,6 +43,8 @@ public:
   // emit_conv.cu, emit_map.cu
   template <class T> anx_status conv_forward();
   template <class T> anx_status conv_backward();
+  template <class T> void input_gradient(const anx::ConvShape &);
+  template <class T> void filter_gradient(const anx::ConvShape &);
   template <class T> anx_status map();
   void small(); // coefficients, SGD
   // sums double [2][c] from partial float [rows][quantities][c]: quantities first and first + 1 with `second` in place of the latter

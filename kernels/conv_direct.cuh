@@ -9,17 +9,9 @@
 // Cost       bound by loads through the first cache, a load per multiply-add or so; not measured on a GPU yet.
 // Tests      reference/conv.c; conformance cases conv_fwd and conv_bwd.
 #pragma once
-#include "device.cuh"
+#include "conv.cuh"
 
 namespace anx {
-
-template <class T> struct ConvForward {
-  ConvShape shape;
-  Input<T> in;
-  const float *filter, *bias;
-  T *y;
-  float *partial; // [gridDim.x][2][k], or NULL
-};
 
 template <class T> __global__ void __launch_bounds__(map_threads) conv_direct_forward(ConvForward<T> a) {
   ANX_SHARED(SlabShared<2>, shared);
@@ -53,42 +45,7 @@ template <class T> __global__ void __launch_bounds__(map_threads) conv_direct_fo
       }
       store8(a.y + pixel * ks + k0, out);
     }
-  if (a.partial) slab_partials(shared, sums, a.partial, blockIdx.y * slab, s.k);
-}
-
-template <class T> struct ConvInputGradient {
-  ConvShape shape;
-  Incoming<T> d;
-  Input<T> in; // the mask is act(X) > 0 where s is given
-  const float *filter, *mean;
-  const T *add;
-  T *dx;
-  float *partial; // [gridDim.x][2][c]: sums of dX and dX (X - mean); or NULL
-};
-
-// A finished value of dX: + add, masked, rounded; its sums. Shared with the tensor-core kernels.
-template <class T>
-__device__ __forceinline__ void finish_gradient(const ConvInputGradient<T> &a, int64_t pixel, int c0, float (&v)[8], float (&sums)[2][8]) {
-  const int cs = padded(a.shape.c);
-  const int64_t at = pixel * cs + c0;
-  Vector8<T> out = zero8<T>(), x = zero8<T>(), add = zero8<T>();
-  if (a.in.s || a.partial) x = load8(a.in.x + at);
-  if (a.add) add = load8(a.add + at);
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    const int c = c0 + i;
-    if (c >= a.shape.c) continue;
-    float value = v[i] + to_float(add.v[i]);
-    const float raw = to_float(x.v[i]);
-    if (a.in.s && !(affine(a.in.s[c], raw, a.in.t[c]) > 0.f)) value = 0.f;
-    out.v[i] = stored<T>(value);
-    if (a.partial) {
-      const float rounded = to_float(out.v[i]);
-      sums[0][i] += rounded;
-      sums[1][i] += rounded * (raw - a.mean[c]);
-    }
-  }
-  store8(a.dx + at, out);
+  if (a.partial) slab_partials(shared, sums, a.partial, blockIdx.x, blockIdx.y * slab, s.k);
 }
 
 template <class T> __global__ void __launch_bounds__(map_threads) conv_direct_input_gradient(ConvInputGradient<T> a) {
@@ -123,17 +80,8 @@ template <class T> __global__ void __launch_bounds__(map_threads) conv_direct_in
       }
       finish_gradient(a, pixel, c0, v, sums);
     }
-  if (a.partial) slab_partials(shared, sums, a.partial, blockIdx.y * slab, s.c);
+  if (a.partial) slab_partials(shared, sums, a.partial, blockIdx.x, blockIdx.y * slab, s.c);
 }
-
-template <class T> struct ConvFilterGradient {
-  ConvShape shape;
-  Incoming<T> d;
-  Input<T> in;
-  float *partial;     // [ranges][k r r g (+ k where there is a bias)]
-  int64_t per_range;  // pixels of n p q
-  int bias;
-};
 
 template <class T> __global__ void __launch_bounds__(256) conv_direct_filter_gradient(ConvFilterGradient<T> a) {
   const ConvShape s = a.shape;

@@ -79,10 +79,11 @@ template <class T> struct Input {
 // 256 threads as 8 vectors of 8 channels (64 channels, a slab) x 32 rows of pixels: the mapping of every kernel that goes over maps.
 constexpr int map_threads = 256, slab = 64, map_rows = 32;
 
-// Adds the threads' sums over the rows and leaves partial[block][quantity][channels] of the slab. All threads of the block call it.
-template <int quantities> struct SlabShared { float sum[8][quantities][slab]; };
-template <int quantities>
-__device__ __forceinline__ void slab_partials(SlabShared<quantities> &shared, float (&sums)[quantities][8], float *partial, int first, int channels) {
+// Adds the threads' sums over the rows (thread t holds vector t % 8) and leaves partial[row][quantity][channels] of the slab that starts at
+// channel first. All threads of the block call it, with nothing of shared in use.
+template <int quantities, int warps = 8> struct SlabShared { float sum[warps][quantities][slab]; };
+template <int quantities, int warps>
+__device__ __forceinline__ void slab_partials(SlabShared<quantities, warps> &shared, float (&sums)[quantities][8], float *partial, int row, int first, int channels) {
   const int thread = threadIdx.x, vector = thread % 8, warp = thread / 32;
 #pragma unroll
   for (int k = 0; k < quantities; k++)
@@ -94,12 +95,12 @@ __device__ __forceinline__ void slab_partials(SlabShared<quantities> &shared, fl
       if (thread % 32 < 8) shared.sum[warp][k][vector * 8 + i] = v;
     }
   __syncthreads();
-  for (int i = thread; i < quantities * slab; i += map_threads) {
+  for (int i = thread; i < quantities * slab; i += warps * 32) {
     const int k = i / slab, c = i % slab;
     if (first + c >= channels) continue;
     float v = 0.f;
-    for (int r = 0; r < 8; r++) v += shared.sum[r][k][c];
-    partial[(int64_t(blockIdx.x) * quantities + k) * channels + first + c] = v;
+    for (int r = 0; r < warps; r++) v += shared.sum[r][k][c];
+    partial[(int64_t(row) * quantities + k) * channels + first + c] = v;
   }
 }
 

@@ -76,7 +76,7 @@ template <class T> __global__ void __launch_bounds__(map_threads) join_backward(
       store8(a.g + at, out);
     }
   }
-  slab_partials(shared, sums, a.partial, blockIdx.y * slab, a.c);
+  slab_partials(shared, sums, a.partial, blockIdx.x, blockIdx.y * slab, a.c);
 }
 
 template <class T> struct AveragePool {

@@ -95,7 +95,7 @@ template <class T> __global__ void __launch_bounds__(map_threads) pool_backward(
       store8(a.out + pixel * cs + c0, out);
     }
   }
-  slab_partials(shared, sums, a.partial, blockIdx.y * slab, a.c);
+  slab_partials(shared, sums, a.partial, blockIdx.x, blockIdx.y * slab, a.c);
 }
 
 } // namespace anx

@@ -1,0 +1,105 @@
+// conv.cuh - the arguments of the convolution kernels, how they read their inputs and how a finished value leaves.
+#pragma once
+#include "device.cuh"
+
+namespace anx {
+
+template <class T> struct ConvForward {
+  ConvShape shape;
+  Input<T> in;
+  const float *filter, *bias;
+  T *y;
+  float *partial; // [gridDim.x][2][k], or NULL
+};
+
+// 8 finished values of Y: + bias, rounded; sums of the rounded values.
+template <class T>
+__device__ __forceinline__ void finish_output(const ConvForward<T> &a, int64_t pixel, int k0, float (&v)[8], float (&sums)[2][8]) {
+  Vector8<T> out = zero8<T>();
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    if (k0 + i >= a.shape.k) continue;
+    out.v[i] = stored<T>(a.bias ? v[i] + a.bias[k0 + i] : v[i]);
+    const float rounded = to_float(out.v[i]);
+    sums[0][i] += rounded;
+    sums[1][i] += rounded * rounded;
+  }
+  store8(a.y + pixel * padded(a.shape.k) + k0, out);
+}
+
+template <class T> struct ConvInputGradient {
+  ConvShape shape;
+  Incoming<T> d;
+  Input<T> in; // the mask is act(X) > 0 where s is given
+  const float *filter, *mean;
+  const T *add;
+  T *dx;
+  float *partial; // [gridDim.x][2][c]: sums of dX and dX (X - mean); or NULL
+};
+
+// A finished value of dX: + add, masked, rounded; its sums.
+template <class T>
+__device__ __forceinline__ void finish_gradient(const ConvInputGradient<T> &a, int64_t pixel, int c0, float (&v)[8], float (&sums)[2][8]) {
+  const int cs = padded(a.shape.c);
+  const int64_t at = pixel * cs + c0;
+  Vector8<T> out = zero8<T>(), x = zero8<T>(), add = zero8<T>();
+  if (a.in.s || a.partial) x = load8(a.in.x + at);
+  if (a.add) add = load8(a.add + at);
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    const int c = c0 + i;
+    if (c >= a.shape.c) continue;
+    float value = v[i] + to_float(add.v[i]);
+    const float raw = to_float(x.v[i]);
+    if (a.in.s && !(affine(a.in.s[c], raw, a.in.t[c]) > 0.f)) value = 0.f;
+    out.v[i] = stored<T>(value);
+    if (a.partial) {
+      const float rounded = to_float(out.v[i]);
+      sums[0][i] += rounded;
+      sums[1][i] += rounded * (raw - a.mean[c]);
+    }
+  }
+  store8(a.dx + at, out);
+}
+
+template <class T> struct ConvFilterGradient {
+  ConvShape shape;
+  Incoming<T> d;
+  Input<T> in;
+  float *partial;     // [ranges][k r r g (+ k where there is a bias)]
+  int64_t per_range;  // pixels of n p q
+  int bias;
+};
+
+// Up to three coefficients of 8 neighbouring channels; where there is no affine nothing is applied.
+struct Coefficients {
+  float v[3][8];
+};
+template <class T> __device__ __forceinline__ void coefficients(Coefficients &k, const Input<T> &in, int c0, int channels) {
+  vector8(k.v[0], in.s, c0, channels);
+  vector8(k.v[1], in.t, c0, channels);
+}
+template <class T> __device__ __forceinline__ void coefficients(Coefficients &k, const Incoming<T> &d, int k0, int channels) {
+  vector8(k.v[0], d.al, k0, channels);
+  vector8(k.v[1], d.be, k0, channels);
+  vector8(k.v[2], d.de, k0, channels);
+}
+// act(X), or D, of 8 channels, rounded to the storage type for the tensor cores.
+template <class T> __device__ __forceinline__ Vector8<T> activated(const Input<T> &in, const Coefficients &k, Vector8<T> x, Vector8<T>) {
+  if (!in.s) return x;
+#pragma unroll
+  for (int i = 0; i < 8; i++) x.v[i] = stored<T>(relu(affine(k.v[0][i], to_float(x.v[i]), k.v[1][i])));
+  return x;
+}
+template <class T> __device__ __forceinline__ Vector8<T> activated(const Incoming<T> &d, const Coefficients &k, Vector8<T> g, Vector8<T> y) {
+  if (!d.al) return g;
+#pragma unroll
+  for (int i = 0; i < 8; i++) g.v[i] = stored<T>(fmaf(k.v[0][i], to_float(g.v[i]), fmaf(k.v[1][i], to_float(y.v[i]), k.v[2][i])));
+  return g;
+}
+template <class T> __device__ __forceinline__ Vector8<T> raw8(const Input<T> &in, int64_t at) { return load8(in.x + at); }
+template <class T> __device__ __forceinline__ Vector8<T> raw8(const Incoming<T> &d, int64_t at) { return load8(d.grad + at); }
+template <class T> __device__ __forceinline__ Vector8<T> second8(const Input<T> &, int64_t) { return zero8<T>(); }
+template <class T> __device__ __forceinline__ Vector8<T> second8(const Incoming<T> &d, int64_t at) { return d.al ? load8(d.y + at) : zero8<T>(); }
+
+} // namespace anx

@@ -1,0 +1,211 @@
+// conv_pointwise.cuh - dense 1x1 convolutions on tensor cores, 16-bit storage: forward, input gradient, filter gradient.
+//
+// Computes   Y = act(X) W^T [+ bias] with sums; dX = D W [+ add], masked, with sums; dW = D^T act(X), D = al G + be Y + de on load.
+// Layout     maps [pixels][channels padded to 8] of T (half or bfloat16), W and dW float [k][c].
+// Mapping    forward and input gradient: 128 threads make 128 pixels x 64 channels in steps of 32 of the depth, a warp 32 x 64; blockIdx.x is
+//            the tile of channels (neighbours share pixels in the second cache), blockIdx.y strides over tiles of pixels. Filter gradient:
+//            64 k x 64 c per block in steps of 32 pixels, a warp 32 x 32; blockIdx.y is a range of pixels.
+//            The next step's values travel to registers while the tensor cores work, through two buffers of shared memory.
+// Numerics   products of T, sums in float by k16 steps; W rounded to T. Strides: pixels between the samples of a strided input gradient
+//            get add or 0.
+// Cost       2 n accesses forward, 3 to 5 backward, bound by memory up to some hundred channels; not measured on a GPU yet.
+// Tests      reference/conv.c; conformance cases conv_fwd and conv_bwd in f16 and bf16.
+#pragma once
+#include <type_traits>
+#include "conv.cuh"
+
+namespace anx {
+
+constexpr int pointwise_rows = 128, pointwise_columns = 64, pointwise_depth = 32, pointwise_pitch = 40, pointwise_threads = 128;
+
+template <class T> struct PointwiseStage {
+  T a[pointwise_rows][pointwise_pitch], b[pointwise_columns][pointwise_pitch]; // a pitch of 80 bytes: 8 rows of ldmatrix in 8 bank groups
+};
+template <class T> union PointwiseShared {
+  PointwiseStage<T> stage[2];
+  float out[4][32][68];
+  SlabShared<2, 4> sums;
+};
+
+// The pixel that row `row` of the output reads, or -1.
+template <bool backward> __device__ __forceinline__ int64_t pointwise_source(const ConvShape &s, int64_t row) {
+  if (s.stride == 1) return row;
+  const int wide = backward ? s.w : s.q, high = backward ? s.h : s.p;
+  const int x = int(row % wide), y = int(row / wide % high);
+  const int64_t image = row / wide / high;
+  if (!backward) return (image * s.h + y * s.stride) * s.w + x * s.stride;
+  if (x % s.stride || y % s.stride) return -1;
+  return (image * s.p + y / s.stride) * s.q + x / s.stride;
+}
+
+template <class T, bool backward> using PointwiseArguments = typename std::conditional<backward, ConvInputGradient<T>, ConvForward<T>>::type;
+template <class T> __device__ __forceinline__ const Input<T> &side(const ConvForward<T> &a) { return a.in; }
+template <class T> __device__ __forceinline__ const Incoming<T> &side(const ConvInputGradient<T> &a) { return a.d; }
+template <class T> __device__ __forceinline__ void finish(const ConvForward<T> &a, int64_t pixel, int c0, float (&v)[8], float (&sums)[2][8]) {
+  finish_output(a, pixel, c0, v, sums);
+}
+template <class T> __device__ __forceinline__ void finish(const ConvInputGradient<T> &a, int64_t pixel, int c0, float (&v)[8], float (&sums)[2][8]) {
+  finish_gradient(a, pixel, c0, v, sums);
+}
+
+template <class T, bool backward> __global__ void __launch_bounds__(pointwise_threads) conv_pointwise(PointwiseArguments<T, backward> a) {
+  ANX_SHARED(PointwiseShared<T>, shared);
+  const ConvShape s = a.shape;
+  const int depth = backward ? s.k : s.c, columns = backward ? s.c : s.k, depth_stride = padded(depth), column0 = blockIdx.x * pointwise_columns;
+  const int64_t rows = backward ? int64_t(s.n) * s.h * s.w : int64_t(s.n) * s.p * s.q;
+  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, vector = thread % 4 * 8;
+  float sums[2][8] = {};
+  for (int64_t first = int64_t(blockIdx.y) * pointwise_rows; first < rows; first += int64_t(gridDim.y) * pointwise_rows) {
+    int64_t source[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int64_t row = first + thread / 4 + 32 * i;
+      source[i] = row < rows ? pointwise_source<backward>(s, row) : -1;
+    }
+    Vector8<T> x[4], y[4];
+    float w[16];
+    const auto fetch = [&](int d0) {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const bool there = source[i] >= 0 && d0 + vector < depth_stride;
+        x[i] = there ? raw8(side(a), source[i] * depth_stride + d0 + vector) : zero8<T>();
+        y[i] = there ? second8(side(a), source[i] * depth_stride + d0 + vector) : zero8<T>();
+      }
+#pragma unroll
+      for (int j = 0; j < 16; j++) {
+        const int e = thread + pointwise_threads * j, n = column0 + (backward ? e % 64 : e / 32), d = d0 + (backward ? e / 64 : e % 32);
+        w[j] = n < columns && d < depth ? a.filter[backward ? int64_t(d) * columns + n : int64_t(n) * depth + d] : 0.f;
+      }
+    };
+    const auto deposit = [&](PointwiseStage<T> &stage, int d0) {
+      Coefficients k;
+      coefficients(k, side(a), d0 + vector, depth);
+#pragma unroll
+      for (int i = 0; i < 4; i++) store8(&stage.a[thread / 4 + 32 * i][vector], source[i] >= 0 ? activated(side(a), k, x[i], y[i]) : zero8<T>());
+#pragma unroll
+      for (int j = 0; j < 16; j++) {
+        const int e = thread + pointwise_threads * j;
+        stage.b[backward ? e % 64 : e / 32][backward ? e / 64 : e % 32] = stored<T>(w[j]);
+      }
+    };
+    float acc[2][8][4] = {};
+    fetch(0);
+    deposit(shared.stage[0], 0);
+    __syncthreads();
+    for (int d0 = 0, turn = 0; d0 < depth; d0 += pointwise_depth, turn ^= 1) {
+      const bool more = d0 + pointwise_depth < depth;
+      if (more) fetch(d0 + pointwise_depth);
+      const PointwiseStage<T> &stage = shared.stage[turn];
+#pragma unroll
+      for (int d = 0; d < pointwise_depth; d += 16) {
+        uint32_t af[2][4], bf[8][2];
+#pragma unroll
+        for (int m = 0; m < 2; m++) ldmatrix(4, af[m], &stage.a[warp * 32 + m * 16 + lane % 16][d + lane / 16 * 8]);
+#pragma unroll
+        for (int n = 0; n < 8; n += 2) ldmatrix(4, bf[n], &stage.b[n * 8 + lane / 16 * 8 + lane % 8][d + lane / 8 % 2 * 8]);
+#pragma unroll
+        for (int m = 0; m < 2; m++)
+#pragma unroll
+          for (int n = 0; n < 8; n++) mma_k16<T>(acc[m][n], af[m], bf[n]);
+      }
+      if (more) deposit(shared.stage[turn ^ 1], d0 + pointwise_depth);
+      __syncthreads();
+    }
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+#pragma unroll
+      for (int n = 0; n < 8; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) shared.out[warp][m * 16 + lane / 4 + i / 2 * 8][n * 8 + lane % 4 * 2 + i % 2] = acc[m][n][i];
+    __syncwarp();
+    const int c0 = column0 + lane % 8 * 8;
+#pragma unroll 1
+    for (int r = lane / 8; r < 32; r += 4) {
+      const int64_t row = first + warp * 32 + r;
+      if (row >= rows || c0 >= padded(columns)) continue;
+      float v[8];
+#pragma unroll
+      for (int i = 0; i < 8; i++) v[i] = shared.out[warp][r][lane % 8 * 8 + i];
+      finish(a, row, c0, v, sums);
+    }
+    __syncthreads();
+  }
+  if (a.partial) slab_partials(shared.sums, sums, a.partial, blockIdx.y, column0, columns);
+}
+
+template <class T> struct PointwiseFilterStage {
+  T d[pointwise_depth][72], x[pointwise_depth][72]; // 144 bytes a pixel: 8 rows of ldmatrix in 8 bank groups
+};
+
+template <class T> __global__ void __launch_bounds__(pointwise_threads) conv_pointwise_filter_gradient(ConvFilterGradient<T> a) {
+  struct Shared { PointwiseFilterStage<T> stage[2]; };
+  ANX_SHARED(Shared, shared);
+  const ConvShape s = a.shape;
+  const int across = (s.c + 63) / 64, c0 = int(blockIdx.x) % across * 64, k0 = int(blockIdx.x) / across * 64, cs = padded(s.c), ks = padded(s.k);
+  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, vector = thread % 8 * 8, wk = warp / 2 * 32, wc = warp % 2 * 32;
+  const int64_t pixels = int64_t(s.n) * s.p * s.q, begin = int64_t(blockIdx.y) * a.per_range;
+  const int64_t end = begin + a.per_range < pixels ? begin + a.per_range : pixels;
+  Coefficients kd, kx;
+  coefficients(kd, a.d, k0 + vector, s.k);
+  coefficients(kx, a.in, c0 + vector, s.c);
+  Vector8<T> g[2], y[2], x[2];
+  bool there[2];
+  const auto fetch = [&](int64_t first) {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      const int64_t pixel = first + thread / 8 + 16 * i;
+      there[i] = pixel < end;
+      const int64_t source = there[i] ? pointwise_source<false>(s, pixel) : 0;
+      g[i] = y[i] = x[i] = zero8<T>();
+      if (there[i] && k0 + vector < ks) {
+        g[i] = raw8(a.d, pixel * ks + k0 + vector);
+        y[i] = second8(a.d, pixel * ks + k0 + vector);
+      }
+      if (there[i] && c0 + vector < cs) x[i] = raw8(a.in, source * cs + c0 + vector);
+    }
+  };
+  const auto deposit = [&](PointwiseFilterStage<T> &stage) {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      store8(&stage.d[thread / 8 + 16 * i][vector], there[i] ? activated(a.d, kd, g[i], y[i]) : zero8<T>());
+      store8(&stage.x[thread / 8 + 16 * i][vector], there[i] ? activated(a.in, kx, x[i], x[i]) : zero8<T>());
+    }
+  };
+  float acc[2][4][4] = {};
+  fetch(begin);
+  deposit(shared.stage[0]);
+  __syncthreads();
+  int turn = 0;
+  for (int64_t first = begin; first < end; first += pointwise_depth, turn ^= 1) {
+    const bool more = first + pointwise_depth < end;
+    if (more) fetch(first + pointwise_depth);
+    const PointwiseFilterStage<T> &stage = shared.stage[turn];
+#pragma unroll
+    for (int d = 0; d < pointwise_depth; d += 16) {
+      uint32_t af[2][4], bf[4][2];
+#pragma unroll
+      for (int m = 0; m < 2; m++) ldmatrix_transposed(4, af[m], &stage.d[d + lane / 16 * 8 + lane % 8][wk + m * 16 + lane / 8 % 2 * 8]);
+#pragma unroll
+      for (int n = 0; n < 4; n += 2) ldmatrix_transposed(4, bf[n], &stage.x[d + lane / 8 % 2 * 8 + lane % 8][wc + n * 8 + lane / 16 * 8]);
+#pragma unroll
+      for (int m = 0; m < 2; m++)
+#pragma unroll
+        for (int n = 0; n < 4; n++) mma_k16<T>(acc[m][n], af[m], bf[n]);
+    }
+    if (more) deposit(shared.stage[turn ^ 1]);
+    __syncthreads();
+  }
+  float *partial = a.partial + int64_t(blockIdx.y) * s.k * s.c;
+#pragma unroll
+  for (int m = 0; m < 2; m++)
+#pragma unroll
+    for (int n = 0; n < 4; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int k = k0 + wk + m * 16 + lane / 4 + i / 2 * 8, c = c0 + wc + n * 8 + lane % 4 * 2 + i % 2;
+        if (k < s.k && c < s.c) partial[int64_t(k) * s.c + c] = acc[m][n][i];
+      }
+}
+template <class T> constexpr size_t pointwise_filter_shared = 2 * sizeof(PointwiseFilterStage<T>);
+
+} // namespace anx
