@@ -2,8 +2,6 @@ package runner
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -232,13 +230,4 @@ func lines(data []byte) func(func([]byte) bool) {
 			data = data[end:]
 		}
 	}
-}
-
-// configSHA256 hashes all inputs of a run; the run's ID is the beginning of another such hash.
-func (r *PlannedRun) configSHA256() string {
-	h := sha256.New()
-	for _, in := range r.inputs {
-		fmt.Fprintf(h, "%s=%d:%s\n", in.name, len(in.value), in.value)
-	}
-	return hex.EncodeToString(h.Sum(nil))
 }

@@ -383,6 +383,9 @@ func (c *coordinator) finish(cause error) (*Summary, error) {
 	}
 	c.Progress.Update(c.model.snapshot(c.slots))
 	c.Progress.Close()
+	if summary.Complete && errors.Is(cause, ErrStopped) {
+		cause = nil // the last run was committed meanwhile
+	}
 	switch {
 	case cause != nil || err != nil:
 	case !summary.Complete:

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -225,13 +226,19 @@ func TestNumberOfWorkersDoesNotShow(t *testing.T) {
 // killer disturbs a study: up to three SIGKILLs of the coordinator or a worker, at moments that the seed names; then it is run to its end.
 func killer(t *testing.T, seed uint64, study, dir string, workers int, span time.Duration, environment ...string) {
 	t.Helper()
-	draw := random.New(seed, "kill", study)
+	draw := random.New(seed, "kill")
 	kills := 1 + int(draw.Below(0, 3))
 	number := uint64(1)
 	for {
 		c := startStudy(t, study, dir, workers, environment...)
 		ended := make(chan error, 1)
 		go func() { ended <- c.Wait() }()
+		// Half of the seeds wait for a run to be leased, since starting takes most of the time of so short a study.
+		for deadline := time.Now().Add(10 * time.Second); seed%2 == 1 && kills > 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			if found, err := filepath.Glob(filepath.Join(dir, "work/*/lease-*")); err == nil && len(found) > 0 {
+				break
+			}
+		}
 		for kills > 0 {
 			pause := time.Duration(draw.Below(number, uint64(span)))
 			what := draw.Below(number+1, 3)
@@ -264,6 +271,7 @@ func killer(t *testing.T, seed uint64, study, dir string, workers int, span time
 func TestKilledAndResumed(t *testing.T) {
 	study := writeStudy(t, faultStudy)
 	want := undisturbed(t, study, 2, behaviour(fast))
+	var lost, resumed atomic.Int64
 	t.Run("seeds", func(t *testing.T) {
 		for seed := range uint64(20) {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -272,9 +280,34 @@ func TestKilledAndResumed(t *testing.T) {
 				killer(t, seed, study, dir, 3, 600*time.Millisecond, behaviour(fast))
 				sameBytes(t, want, dir)
 				tidy(t, dir, faultRuns)
+				l, r := disturbances(t, dir)
+				lost.Add(l)
+				resumed.Add(r)
 			})
 		}
 	})
+	t.Logf("%d attempts were killed, %d went on from a checkpoint", lost.Load(), resumed.Load())
+	if lost.Load() < 10 || resumed.Load() < 5 {
+		t.Errorf("only %d attempts were killed and %d resumed: the kills miss the work", lost.Load(), resumed.Load())
+	}
+}
+
+// disturbances counts the attempts that were lost, and those that went on from a checkpoint.
+func disturbances(t *testing.T, dir string) (lost, resumed int64) {
+	t.Helper()
+	attempts, err := results.ReadTable[attemptRow](dir, "attempts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range attempts {
+		if a.Outcome == outcomeLost {
+			lost++
+		}
+		if a.ResumedFrom != nil {
+			resumed++
+		}
+	}
+	return lost, resumed
 }
 
 // A comparison that cannot fail proves nothing: with a resume that forgets something the bytes must differ.

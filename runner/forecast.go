@@ -103,9 +103,9 @@ func ForecastStudy(p *Plan, measure Measure) (*Forecast, error) {
 
 // meanRun stands for the runs of a task whose architectures are not known: those of the middle of the population.
 func (p *Plan) meanRun(t *Task) (*PlannedRun, error) {
-	any := *t
-	any.Architectures, any.Start = Selection{IDs: []string{p.Architectures[len(p.Architectures)/2].ID}}, Start{Kind: StartScratch}
-	runs, err := p.taskRuns(&any, nil, nil, map[string]float64{})
+	middle := *t
+	middle.Architectures, middle.Start = Selection{IDs: []string{p.Architectures[len(p.Architectures)/2].ID}}, Start{Kind: StartScratch}
+	runs, err := p.taskRuns(&middle, nil, nil, map[costKey]float64{})
 	if err != nil {
 		return nil, err
 	}

@@ -223,7 +223,7 @@ func (s *Store) lost(r *PlannedRun, l *lease) (*attemptRow, error) {
 // row begins the row of an attempt.
 func (l *lease) row(r *PlannedRun) *attemptRow {
 	return &attemptRow{RunID: r.ID, Attempt: int64(l.Attempt), Task: r.Task.Name, Started: l.Taken, Backend: l.Backend,
-		Device: l.Device, Host: l.Host, PID: ptr(int64(l.PID)), ConfigSHA: r.configSHA256()}
+		Device: l.Device, Host: l.Host, PID: ptr(int64(l.PID)), ConfigSHA: r.hash()}
 }
 
 // endAttempt writes what became of an attempt, once, and its row of the table.

@@ -118,6 +118,9 @@ func (m *model) hear(s *slot, msg *Message) {
 		if g := m.running[s]; g != nil && msg.Outcome == outcomeCommitted {
 			m.macs += g.run.MACs * (1 - max(g.first, 0))
 		}
+		if msg.Outcome == outcomeCommitted {
+			m.rows[msg.RunID] = indexEntry{RunID: msg.RunID, Task: msg.Task, ArchID: msg.ArchID, Status: statusDone, TestTop1: ptr(msg.Error)}
+		}
 		delete(m.running, s)
 	}
 }

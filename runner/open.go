@@ -136,14 +136,14 @@ func refuseAltered(old, now *Store) error {
 func difference(a, b *PlannedRun) string {
 	values := func(r *PlannedRun) map[string]string {
 		m := map[string]string{}
-		for _, in := range r.inputs {
+		for _, in := range r.inputs() {
 			m[in.name] = in.value
 		}
 		return m
 	}
 	av, bv := values(a), values(b)
 	var names []string
-	for _, in := range slices.Concat(a.inputs, b.inputs) {
+	for _, in := range slices.Concat(a.inputs(), b.inputs()) {
 		if av[in.name] != bv[in.name] && !slices.Contains(names, in.name) {
 			names = append(names, in.name)
 		}

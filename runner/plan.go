@@ -56,7 +56,8 @@ type PlannedRun struct {
 
 	Images int64   // training images from its start to its end
 	MACs   float64 // multiply-adds, backward passes and tests included: what the prediction of its time is proportional to
-	inputs []input
+	shared *taskInputs
+	seed   uint64
 }
 
 // input is one of the named values that a run is a function of.
@@ -167,7 +168,7 @@ type Ranking func(task string) (best []int, complete bool, err error)
 func (p *Plan) Runs(ranking Ranking) ([]*PlannedRun, error) {
 	var list []*PlannedRun
 	byTask := map[string]map[[2]int]*PlannedRun{}
-	costs := map[string]float64{}
+	costs := map[costKey]float64{}
 	remaining := len(p.Tasks)
 	for remaining > 0 {
 		before := remaining
@@ -199,7 +200,7 @@ func (p *Plan) Runs(ranking Ranking) ([]*PlannedRun, error) {
 	return list, nil
 }
 
-func (p *Plan) taskRuns(t *Task, sources map[[2]int]*PlannedRun, ranking Ranking, costs map[string]float64) ([]*PlannedRun, error) {
+func (p *Plan) taskRuns(t *Task, sources map[[2]int]*PlannedRun, ranking Ranking, costs map[costKey]float64) ([]*PlannedRun, error) {
 	selected, known, err := p.selected(t, ranking)
 	if err != nil || !known {
 		return nil, err
@@ -215,6 +216,7 @@ func (p *Plan) taskRuns(t *Task, sources map[[2]int]*PlannedRun, ranking Ranking
 		}
 	}
 	var list []*PlannedRun
+	shared := t.inputs()
 	for _, index := range selected {
 		m := &p.Architectures[index]
 		flops, err := p.flops(t, m, costs)
@@ -222,7 +224,7 @@ func (p *Plan) taskRuns(t *Task, sources map[[2]int]*PlannedRun, ranking Ranking
 			return nil, err
 		}
 		for replicate := range max(counts[index], 1) {
-			r := &PlannedRun{Member: m, Task: t, Replicate: replicate}
+			r := &PlannedRun{Member: m, Task: t, Replicate: replicate, shared: shared, seed: p.Seed}
 			if t.Start.Task != "" {
 				r.Source = sources[[2]int{index, replicate}]
 				if r.Source == nil {
@@ -239,17 +241,22 @@ func (p *Plan) taskRuns(t *Task, sources map[[2]int]*PlannedRun, ranking Ranking
 			trained := t.TrainImages / t.Recipe.Batch * t.Recipe.Batch
 			r.Images = int64(epochs) * int64(trained)
 			r.MACs = epochs * flops * float64(3*trained+min(t.Recipe.PreciseBNImages, t.TrainImages)+t.TestImages)
-			r.identify(p.Seed)
+			r.identify()
 			list = append(list, r)
 		}
 	}
 	return list, nil
 }
 
+type costKey struct {
+	arch    string
+	setting anynetx.Setting
+}
+
 // flops of a member in the task's setting.
-func (p *Plan) flops(t *Task, m *Member, cache map[string]float64) (float64, error) {
+func (p *Plan) flops(t *Task, m *Member, cache map[costKey]float64) (float64, error) {
 	setting := t.setting()
-	key := fmt.Sprint(m.ID, setting)
+	key := costKey{m.ID, setting}
 	if v, ok := cache[key]; ok {
 		return v, nil
 	}
@@ -343,17 +350,16 @@ func (p *Plan) indexOf(id string) int {
 	return -1
 }
 
-// identify gives the run its inputs and the ID that is their hash. A field that is zero is left out, so that a new field of a recipe
-// whose zero means "as before" leaves the IDs of existing runs alone.
-func (r *PlannedRun) identify(seed uint64) {
-	t := r.Task
-	start := t.Start.Kind
-	source := ""
-	if r.Source != nil {
-		source = r.Source.ID
-	}
-	r.inputs = []input{{"arch_id", r.Member.ID}, {"task", t.Name}, {"replicate", strconv.Itoa(r.Replicate)}, {"seed", strconv.FormatUint(seed, 10)}}
-	add := func(name string, v any) { r.inputs = append(r.inputs, flatten(name, reflect.ValueOf(v), false)...) }
+// taskInputs are the inputs that the runs of a task share.
+type taskInputs struct {
+	list []input
+	text string
+}
+
+func (t *Task) inputs() *taskInputs {
+	var in taskInputs
+	add := func(name string, v any) { in.list = append(in.list, flatten(name, reflect.ValueOf(v), false)...) }
+	add("task", t.Name)
 	add("dataset", t.Dataset)
 	add("subset", t.Asked)
 	add("data_sha256", t.DataSHA256)
@@ -366,16 +372,40 @@ func (r *PlannedRun) identify(seed uint64) {
 	add("resolution", t.Resolution)
 	add("epochs", t.Epochs)
 	add("dtype", t.DType)
-	add("start", start)
-	add("source_run", source)
+	add("start", t.Start.Kind)
 	add("recipe", t.Recipe)
+	in.text = inputText(in.list)
+	return &in
+}
+
+func inputText(list []input) string {
 	var text strings.Builder
-	text.WriteString("anynetx run 1\n")
-	for _, in := range r.inputs {
+	for _, in := range list {
 		fmt.Fprintf(&text, "%s=%d:%s\n", in.name, len(in.value), in.value)
 	}
-	sum := sha256.Sum256([]byte(text.String()))
-	r.ID = hex.EncodeToString(sum[:8])
+	return text.String()
+}
+
+// own are the inputs of the run that are not its task's.
+func (r *PlannedRun) own() []input {
+	source := ""
+	if r.Source != nil {
+		source = r.Source.ID
+	}
+	return []input{{"arch_id", r.Member.ID}, {"replicate", strconv.Itoa(r.Replicate)}, {"seed", strconv.FormatUint(r.seed, 10)}, {"source_run", source}}
+}
+
+func (r *PlannedRun) inputs() []input { return append(r.own(), r.shared.list...) }
+
+// identify gives the run the ID that is the hash of its inputs. A field that is zero is left out, so that a new field of a recipe whose
+// zero means "as before" leaves the IDs of existing runs alone.
+func (r *PlannedRun) identify() {
+	r.ID = r.hash()[:16]
+}
+
+func (r *PlannedRun) hash() string {
+	sum := sha256.Sum256([]byte("anynetx run 1\n" + inputText(r.own()) + r.shared.text))
+	return hex.EncodeToString(sum[:])
 }
 
 // flatten lists the fields of a value by their YAML names. A pointer that is set is an input even if it points to zero.

@@ -1,0 +1,212 @@
+package runner
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"anynetx/results"
+
+	"go.uber.org/goleak"
+)
+
+func someProgress() Snapshot {
+	return Snapshot{Study: "quick", Runs: 96, Done: 40, Failed: 1, Workers: 2, ImagesPerSecond: 1234.5, Elapsed: 60, Remaining: ptr(130.0),
+		Tasks: []string{"a", "b"}, Best: map[string]Result{"b": {"x", 12.345}, "a": {"y", 3}},
+		Running: []RunningRun{{Task: "a", ArchID: "abc", Device: "cpu", Epoch: 2, Epochs: 4, Share: 0.5, TestTop1: ptr(20.0)}}}
+}
+
+func TestProgressForms(t *testing.T) {
+	var out bytes.Buffer
+	plain, err := NewProgress(&out, ProgressAuto) // no terminal: plain lines
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain.Update(someProgress())
+	plain.Note("label \x1b[31m")
+	plain.Close()
+	if want := "40/96 runs done, 1 failed, 1234 images/s, about 2 min left, best error: a 3.00 %, b 12.35 %\nlabel  [31m\n"; out.String() != want {
+		t.Errorf("%q, want %q", out.String(), want)
+	}
+	out.Reset()
+	lines, err := NewProgress(&out, ProgressJSON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines.Update(someProgress())
+	lines.Note("x")
+	lines.Close()
+	for i, line := range strings.Split(strings.TrimSpace(out.String()), "\n") {
+		var m map[string]any
+		if err := json.Unmarshal([]byte(line), &m); err != nil || i == 0 && (m["kind"] != "progress" || m["done"] != 40.0 || m["eta_s"] != 130.0) || i == 1 && m["kind"] != "note" {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+	out.Reset()
+	drawn, err := NewProgress(&out, ProgressTTY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	drawn.Update(someProgress())
+	drawn.Note("hello")
+	drawn.Update(someProgress())
+	drawn.Close()
+	if text := out.String(); strings.Count(text, "\x1b[3A\x1b[J") != 1 || !strings.Contains(text, "hello\nquick ") || !strings.Contains(text, "epoch 2/4") {
+		t.Errorf("%q", text)
+	}
+	if _, err := NewProgress(&out, "loud"); err == nil {
+		t.Error("a mode that does not exist was accepted")
+	}
+}
+
+type watcher struct {
+	snapshots []Snapshot
+	on        func(Snapshot)
+}
+
+func (w *watcher) Update(s Snapshot) {
+	w.snapshots = append(w.snapshots, s)
+	if w.on != nil {
+		w.on(s)
+	}
+}
+func (w *watcher) Note(string) {}
+func (w *watcher) Close()      {}
+
+// The coordinator in this process: what it reports, what it leaves running, and how it stops.
+func TestRunStopsAndGoesOn(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	t.Setenv(roleVariable, "worker")
+	t.Setenv(fakeVariable, strings.TrimPrefix(behaviour(fakeBehaviour{Step: 10 * time.Millisecond}), fakeVariable+"="))
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	w := &watcher{on: func(s Snapshot) {
+		if s.Done > 0 {
+			cancel()
+		}
+	}}
+	o := RunOptions{StudyFile: writeStudy(t, faultStudy), Dir: dir, Workers: 2, Describe: fakeData, Progress: w}
+	s, err := Run(ctx, o)
+	if !errors.Is(err, ErrStopped) || s == nil || s.Complete || s.Done == 0 {
+		t.Fatalf("%+v %v", s, err)
+	}
+	status, err := Status(dir)
+	if err != nil || status.Done != s.Done || status.Runs != faultRuns || status.Complete || status.Running != 0 {
+		t.Errorf("%+v %v, want %d done", status, err, s.Done)
+	}
+	w = &watcher{}
+	o.Progress = w
+	s2, err := Run(t.Context(), o)
+	if err != nil || !s2.Complete || s2.Earlier != s.Done || s2.Done != faultRuns || s2.Images == 0 {
+		t.Fatalf("%+v %v", s2, err)
+	}
+	last := w.snapshots[len(w.snapshots)-1]
+	if last.Done != faultRuns || len(last.Best) != 4 || last.Workers != 0 || len(last.Running) != 0 {
+		t.Errorf("%+v", last)
+	}
+	if status, err = Status(dir); err != nil || !status.Complete || status.Tasks[0].Best == nil {
+		t.Errorf("%+v %v", status, err)
+	}
+	// A complete study ends at once and changes nothing; a compacted one too.
+	want := bytesOf(t, dir)
+	if s, err := Run(t.Context(), o); err != nil || s.Images != 0 || !s.Complete {
+		t.Errorf("%+v %v", s, err)
+	}
+	sameBytes(t, want, dir)
+	if _, err := results.Compact(dir); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Run(t.Context(), o); err != nil || s.Images != 0 || s.Done != faultRuns {
+		t.Errorf("after compaction: %+v %v", s, err)
+	}
+	if rows, err := results.ReadTable[runRow](dir, "runs"); err != nil || len(rows) != faultRuns {
+		t.Errorf("%d runs after compaction: %v", len(rows), err)
+	}
+}
+
+func TestMissingData(t *testing.T) {
+	o := RunOptions{StudyFile: writeStudy(t, strings.ReplaceAll(faultStudy, "dataset: two", "dataset: missing")), Dir: t.TempDir(), Describe: fakeData}
+	if _, err := Run(t.Context(), o); err == nil || exitCode(err) != exitInput || !strings.Contains(err.Error(), "task tuned") {
+		t.Errorf("%v", err)
+	}
+	if _, err := Status(o.Dir); err == nil || exitCode(err) != exitInput {
+		t.Errorf("status of a folder without a study: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(o.Dir, "letter.txt"), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "letter.txt") {
+		t.Errorf("a folder with other things in it: %v", err)
+	}
+}
+
+// 7,500 runs: status and a resume must not open thousands of files.
+func TestLargeStudy(t *testing.T) {
+	var text strings.Builder
+	text.WriteString("name: large\nseed: 1\npopulation:\n  architectures:\n")
+	for i := range 500 {
+		fmt.Fprintf(&text, "    - {depths: [1, 1, %d, %d], widths: [8, 8, 8, 8], bottlenecks: [1, 1, 1, 1], group_widths: [4, 4, 4, 4]}\n", i%25+1, i/25+1)
+	}
+	text.WriteString("recipes: {tiny: {batch: 16}}\ndefaults: {recipe: tiny, epochs: 1, resolution: 32, stem: simple_stem_in}\ntasks:\n")
+	for i := range 15 {
+		fmt.Fprintf(&text, "  - {name: task%d, dataset: set%d}\n", i, i)
+	}
+	dir := t.TempDir()
+	store, err := openFake(t, text.String(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := os.Create(store.indexPath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer index.Close()
+	runs := mustRuns(t, store)
+	for i, r := range runs[:7400] {
+		path, err := results.Path(dir, "runs", r.Task.Dataset, r.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i < 15 || i%500 == 0 {
+			if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(path, nil, 0o666); err != nil { // nobody may open it
+			if err = errors.Join(os.MkdirAll(filepath.Dir(path), 0o777), os.WriteFile(path, nil, 0o666)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		entry, err := json.Marshal(indexEntry{RunID: r.ID, Task: r.Task.Name, ArchID: r.Member.ID, Status: statusDone, TestTop1: ptr(float64(i))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(index, "\n%08x %s\n", crc32.Checksum(entry, castagnoli), entry)
+	}
+	begin := time.Now()
+	s, err := Status(dir)
+	took := time.Since(begin)
+	if err != nil || s.Runs != 7500 || s.Done != 7400 {
+		t.Fatalf("%+v %v", s, err)
+	}
+	begin = time.Now()
+	q := queue{store: newStore(dir, store.Plan), me: identity()}
+	o, err := q.next()
+	leased := time.Since(begin)
+	if err != nil || o.lease == nil {
+		t.Fatalf("%+v %v", o, err)
+	}
+	t.Logf("status %v, first lease %v", took, leased)
+	if took > 2*time.Second || leased > 2*time.Second { // ten times what a quiet machine needs
+		t.Errorf("status of 7,500 runs took %v, the first lease %v", took, leased)
+	}
+}
