@@ -4,11 +4,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:?"say for how many seconds"}
 
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 count=0
 for package in $(go list ./...); do
   for target in $(go test -list '^Fuzz' "$package" | grep '^Fuzz' || true); do
     printf '%s %s\n' "$package" "$target"
-    go test -run '^$' -fuzz "^$target\$" -fuzztime "${seconds}s" "$package" | tail -n 3
+    go test -run '^$' -fuzz "^$target\$" -fuzztime "${seconds}s" "$package" >"$log" 2>&1 || { cat "$log"; exit 1; }
+    tail -n 1 "$log"
     count=$((count + 1))
   done
 done

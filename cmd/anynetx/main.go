@@ -87,7 +87,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			return cli.ShowAppHelp(c)
 		},
 		Commands: []*cli.Command{
-			sampleCommand(), describeCommand(), trainCommand(), studyCommand(), exportCommand(),
+			sampleCommand(), describeCommand(), trainCommand(), studyCommand(), analyzeCommand(), exportCommand(),
 			dataCommand(), devicesCommand(), benchCommand(), doctorCommand(), versionCommand(),
 		},
 	}
