@@ -22,10 +22,10 @@ func figMatrix(a *Analysis) *figure {
 		labels[i] = clip(a.Tasks[i].Name, 22)
 		widest = max(widest, style.Width(labels[i]))
 	}
-	cell := min(46, (figureWidth-widest-90)/vg.Length(n))
+	cell := min(46, (figureWidth-1.75*widest-20)/vg.Length(n))
 	top := widest*0.75 + 14
-	height := top + cell*vg.Length(n) + 14
-	return &figure{slug: "matrix", title: "Correlations of all pairs of tasks", width: figureWidth, height: height,
+	height, width := top+cell*vg.Length(n)+14, widest+16+cell*vg.Length(n)+widest*0.75+4
+	return &figure{slug: "matrix", title: "Correlations of all pairs of tasks", width: width, height: height,
 		caption: "Below the diagonal Spearman's ρ (blue positive, red negative), above it the ceiling of the pair, on it the reliability of the task. An en dash stands where there is none.",
 		draw: func(c draw.Canvas) []spot {
 			left := c.Min.X + widest + 16

@@ -54,7 +54,7 @@ func (a *Analysis) Headline() string {
 		if c.Reason == "" {
 			name += fmt.Sprintf(" (ρ = %s", number(c.Rho))
 			if !math.IsNaN(c.Ceiling) {
-				name += fmt.Sprintf(" of at most %s", number(c.Ceiling))
+				name += fmt.Sprintf(", ceiling %s", number(c.Ceiling))
 			}
 			name += ")"
 		}

@@ -197,7 +197,7 @@ func percent(v float64) string {
 func failures(classes map[string]int) string {
 	var parts []string
 	for k, n := range classes {
-		parts = append(parts, fmt.Sprintf("%d %s", n, plain(k)))
+		parts = append(parts, fmt.Sprintf("%d %s", n, k))
 	}
 	slices.Sort(parts)
 	return strings.Join(parts, ", ")
@@ -213,7 +213,7 @@ func inline(f rendered) template.HTML {
 	fmt.Fprintf(&b, `<svg role="img" aria-label="%s" viewBox="0 0 %g %g" xmlns="http://www.w3.org/2000/svg">`, html.EscapeString(f.title), f.width.Points(), f.height.Points())
 	b.WriteString(strings.TrimSuffix(strings.TrimSpace(svg[open+1:]), "</svg>"))
 	for _, s := range f.spots {
-		fmt.Fprintf(&b, `<circle class="spot" cx="%g" cy="%g" r="4.5" data-a="%d" data-t="%s"/>`, s.X, s.Y, s.Architecture, html.EscapeString(plain(s.Label)))
+		fmt.Fprintf(&b, `<circle class="spot" cx="%g" cy="%g" r="4.5" data-a="%d" data-t="%s"/>`, s.X, s.Y, s.Architecture, html.EscapeString(s.Label))
 	}
 	b.WriteString("</svg>")
 	return template.HTML(b.String())

@@ -140,7 +140,11 @@ func Load(dir, reference, metric string) (*Study, error) {
 	if err := s.loadProvenance(); err != nil {
 		return nil, err
 	}
-	return s, s.order(reference)
+	if err := s.order(reference); err != nil {
+		return nil, err
+	}
+	s.showNames()
+	return s, nil
 }
 
 // required reads a table that every study has from its start.
@@ -301,6 +305,31 @@ func (s *Study) loadProvenance() error {
 	slices.Sort(p.Libraries)
 	slices.Sort(p.Commits)
 	return nil
+}
+
+// showNames makes all names fit to be shown: they come from files that anybody may have written.
+func (s *Study) showNames() {
+	s.Name = visible(s.Name)
+	for i := range s.Tasks {
+		t := &s.Tasks[i]
+		t.Name, t.Dataset = visible(t.Name), visible(t.Dataset)
+		for k := range t.ClassNames {
+			t.ClassNames[k] = visible(t.ClassNames[k])
+		}
+		failures := map[string]int{}
+		for class, n := range t.Failures {
+			failures[visible(class)] += n
+		}
+		t.Failures = failures
+	}
+	for i := range s.Architectures {
+		s.Architectures[i].ID = visible(s.Architectures[i].ID)
+	}
+	for _, list := range [][]string{s.Provenance.Devices, s.Provenance.Libraries, s.Provenance.Commits} {
+		for i := range list {
+			list[i] = visible(list[i])
+		}
+	}
 }
 
 // order puts the reference task first: the one named, or that with most classes, as ImageNet is in the paper.

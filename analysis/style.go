@@ -191,7 +191,7 @@ func gridSize(n int, legend vg.Length) (columns int, height vg.Length) {
 
 // clip shortens a name that would run over its panel.
 func clip(s string, n int) string {
-	r := []rune(plain(s))
+	r := []rune(s)
 	if len(r) <= n {
 		return string(r)
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"unicode"
 
 	"anynetx/results"
 
@@ -80,18 +81,22 @@ func (a *Analysis) textTables() map[string]table.Writer {
 	return map[string]table.Writer{"correlations": correlations, "drivers": drivers, "reliability": noise, "tasks": tasks}
 }
 
-// plain takes out of a name what a terminal or a spreadsheet would act on.
+// plain keeps a spreadsheet from taking a name for a formula.
 func plain(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return '?'
-		}
-		return r
-	}, s)
 	if s != "" && strings.ContainsRune("=+-@", rune(s[0])) {
 		return "'" + s
 	}
 	return s
+}
+
+// visible replaces what a terminal would act on or a reader would not see.
+func visible(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // digits is four significant digits, empty for what is not there.
