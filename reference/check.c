@@ -90,6 +90,7 @@ static void values(check *k, const char *role, int32_t id, need need, int32_t dt
 static void filter(check *k, const char *role, int32_t id) {
   const anx_op *o = k->op;
   const anx_tensor *t = named(k, role, id, REQUIRED);
+  if (!t) return; /* also where the sizes are impossible and must not be multiplied */
   values(k, role, id, REQUIRED, ANX_F32, (int64_t)o->k * o->r * o->r * o->group);
   if (k->status == ANX_OK && (t->n != o->k || t->h != o->r || t->w != o->r || t->c != o->group))
     WRONG(k, "%s (tensor %d) is %d x %d x %d x %d, but must be K R R g = %d x %d x %d x %d", role, id, t->n, t->h, t->w, t->c, o->k, o->r,
