@@ -214,12 +214,17 @@ static void weight_gradient(const anx_call *call, const anx_share *share, const 
     for (int k = share->k0; k < share->k1;) {
       const int kb = anx_part(share->k1 - share->k0, WEIGHT_ROWS, k - share->k0);
       const float *dk = d + (size_t)k * p->d_k + (size_t)r0 * d_row, *ak = a + (size_t)r0 * st * a_row;
-      for (int j0 = 0; j0 < all;) { /* columns: input channel outside, tap inside, so that neighbours share rows of A */
+      int c = 0, r = 0, s = 0; /* columns: input channel outside, tap inside, so that neighbours share rows of A */
+      for (int j0 = 0; j0 < all;) {
         const int jb = anx_part(all, anx_weight_width[kb], j0);
         for (int j = 0; j < jb; j++) {
-          const int c = (j0 + j) / met, tap = (j0 + j) % met, r = tap / p->s_count, s = tap % p->s_count;
           columns[j] = ak + (size_t)c * p->a_c + (size_t)r * a_row + (size_t)s * pixel;
           place[j] = (size_t)((r + p->r_low) * op->r + s + p->s_low) * (size_t)p->gi + (size_t)c;
+          if (++s < p->s_count) continue;
+          s = 0;
+          if (++r < p->r_count) continue;
+          r = 0;
+          c++;
         }
         if (by_block) FN(anx_weight)(dk, p->d_k, columns, n, d_row, st * a_row, op->q, pixel, st * pixel, v->blocks, 16, 16, lanes, kb, jb);
         else FN(anx_weight)(dk, p->d_k, columns, 1, 0, 0, n, d_row, st * a_row, op->q, 16, st * 16, lanes, kb, jb);

@@ -35,8 +35,8 @@ typedef void (*anx_forward_fn)(const anx_forward_tile *, int count);
 
 #if ANX_ACCUMULATORS >= 24 && VL == 16
 #define FORWARD_CHANNELS 6
-#define FORWARD_PIXELS 8
-static const int8_t anx_forward_width[FORWARD_CHANNELS + 1] = {0, 8, 8, 8, 6, 4, 4};
+#define FORWARD_PIXELS 14
+static const int8_t anx_forward_width[FORWARD_CHANNELS + 1] = {0, 14, 10, 8, 6, 4, 4};
 #define WEIGHT_ROWS 6
 #define WEIGHT_COLUMNS 9
 static const int8_t anx_weight_width[WEIGHT_ROWS + 1] = {0, 9, 9, 8, 6, 4, 4};
@@ -83,7 +83,7 @@ AI void anx_forward_body(const anx_forward_tile *t, const float *x0, size_t at, 
   for (int c = 0; c < channels; c++, x0 += x_c, wc += w_c) {
     for (int i = 0; i < taps; i++) {
       const float *x = ONE_TAP ? x0 : x0 + x_tap[i], *w = ONE_TAP ? wc : wc + w_tap[i];
-      vf v[16];
+      vf v[16]; /* PB LANES of them */
       UNROLL for (int p = 0; p < PB; p++) {
         UNROLL for (int l = 0; l < LANES; l++) v[p * LANES + l] = vload(x + (size_t)p * x_p + l * VL);
       }
@@ -187,9 +187,9 @@ AI void anx_weight_body(WEIGHT_ARGUMENTS, const int KB, const int JB) {
     anx_weight_body(d, d_k, columns, n1, d1, a1, n2, d2, a2, n3, d3, a3, lanes, KB, JB);    \
   }
 
-#if FORWARD_CHANNELS == 6 && FORWARD_PIXELS == 8
-#define FORWARD_ALL(F) F(1,1) F(1,2) F(1,3) F(1,4) F(1,5) F(1,6) F(1,7) F(1,8) F(2,1) F(2,2) F(2,3) F(2,4) F(2,5) F(2,6) F(2,7) F(2,8) \
-  F(3,1) F(3,2) F(3,3) F(3,4) F(3,5) F(3,6) F(3,7) F(3,8) F(4,1) F(4,2) F(4,3) F(4,4) F(4,5) F(4,6) F(5,1) F(5,2) F(5,3) F(5,4) \
+#if FORWARD_CHANNELS == 6 && FORWARD_PIXELS == 14
+#define FORWARD_ALL(F) F(1,1) F(1,2) F(1,3) F(1,4) F(1,5) F(1,6) F(1,7) F(1,8) F(1,9) F(1,10) F(1,11) F(1,12) F(1,13) F(1,14) F(2,1) F(2,2) F(2,3) F(2,4) F(2,5) \
+  F(2,6) F(2,7) F(2,8) F(2,9) F(2,10) F(3,1) F(3,2) F(3,3) F(3,4) F(3,5) F(3,6) F(3,7) F(3,8) F(4,1) F(4,2) F(4,3) F(4,4) F(4,5) F(4,6) F(5,1) F(5,2) F(5,3) F(5,4) \
   F(6,1) F(6,2) F(6,3) F(6,4)
 #elif FORWARD_CHANNELS == 6
 #define FORWARD_ALL(F) F(1,1) F(1,2) F(1,3) F(1,4) F(2,1) F(2,2) F(2,3) F(3,1) F(3,2) F(4,1) F(5,1) F(6,1)
