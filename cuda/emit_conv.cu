@@ -1,6 +1,7 @@
 // Convolutions: which kernel takes which shape. This is the one place of that choice.
 #include <algorithm>
 #include "conv_direct.cuh"
+#include "conv_grouped_filter.cuh"
 #include "conv_pointwise.cuh"
 #include "emit.h"
 #include "reduce.cuh"
@@ -26,52 +27,135 @@ static int tile_blocks(const anx_context *c, int64_t tiles, int columns) {
   return int(std::min<int64_t>({tiles, std::max(1, c->info.units * 8 / columns), 65535}));
 }
 
+static Divider divider(int d) { return {uint32_t(((uint64_t(1) << 32) + uint64_t(d) - 1) / uint64_t(d)), uint32_t(d)}; }
+
+constexpr size_t grouped_shared_most = 100 << 10; // two blocks a multiprocessor at the least, where there are 228 KiB
+
+// The tile of the grouped kernels with the least work: matrix rows (a tile costs 128, filled or not) and loaded pixels. `deltas`: the
+// filter gradient's tile of D lies in shared memory too. False: none fits.
+static bool plan_grouped(const anx_context *c, const ConvShape &s, bool backward, bool deltas, int element, GroupedTile *best, size_t *shared) {
+  const int high = backward ? s.h : s.p, wide = backward ? s.w : s.q, step = backward ? 1 : s.stride, taps = s.r * s.r;
+  const int outs = backward ? s.c : s.k, group_outs = backward ? s.g : s.go, width = backward ? s.go : s.g;
+  GroupedTile t = {};
+  for (int out0 = 0; out0 < outs; out0 += slab) {
+    const int last = std::min(out0 + slab, outs) - 1;
+    t.band = std::max(t.band, padded(last / group_outs * width + width) - out0 / group_outs * width / 8 * 8);
+  }
+  t.pitch = t.band / 8 % 2 ? t.band : t.band + 8; // an odd multiple of 16 bytes: rows of ldmatrix in different banks
+  t.step = step;
+  t.filter_pitch = (width + 1) / 2 * 2 + 2;
+  t.filter_elements = deltas ? 0 : padded(slab * taps * t.filter_pitch);
+  double least = 0;
+  for (int rows = 1; rows <= std::min(high, 32); rows++)
+    for (int columns = 1; columns <= std::min(wide, 32) && rows * columns <= grouped_pixels; columns++) {
+      t.rows = rows, t.columns = columns;
+      t.images = rows == high && columns == wide ? std::min(s.n, grouped_pixels / (rows * columns)) : 1;
+      t.in_rows = (rows - 1) * step + s.r, t.in_columns = (columns - 1) * step + s.r;
+      t.across = ceil_divide(wide, columns), t.down = ceil_divide(high, rows), t.along = ceil_divide(s.n, t.images);
+      const int loaded = t.images * t.in_rows * t.in_columns;
+      t.halo_elements = loaded * t.pitch;
+      const size_t fixed = size_t(3 * t.band) * 4 + size_t(t.filter_elements) * size_t(element);
+      const size_t bytes = deltas ? fixed + 3 * slab * 4 + size_t(grouped_pixels * grouped_d_pitch + t.halo_elements) * size_t(element)
+                                  : fixed + std::max(size_t(t.halo_elements) * size_t(element), size_t(grouped_pixels * grouped_out_pitch) * 4);
+      const double work = double(t.across) * t.down * t.along * (128 + 1.5 * loaded);
+      if (bytes > std::min(grouped_shared_most, c->shared_bytes) || (least > 0 && work >= least) || int64_t(t.across) * t.down * t.along > INT32_MAX) continue;
+      least = work;
+      *best = t;
+      *shared = bytes;
+    }
+  if (least == 0) return false;
+  best->by_columns = divider(best->columns);
+  best->by_map = divider(best->rows * best->columns);
+  best->by_in_columns = divider(best->in_columns);
+  best->by_in_map = divider(best->in_rows * best->in_columns);
+  best->by_vectors = divider(best->band / 8);
+  return true;
+}
+
+enum class Family { direct, pointwise, grouped };
+
+template <class T> static Family family_of(const Emitter &e, const ConvShape &s, bool backward, bool deltas, bool bias, GroupedTile *tile, size_t *shared) {
+  if (pointwise<T>(e, s)) return bias && deltas ? Family::direct : Family::pointwise;
+  const bool matrix = sizeof(T) == 2 && e.context->sm >= 80 && !(bias && deltas);
+  return matrix && plan_grouped(e.context, s, backward, deltas, sizeof(T), tile, shared) ? Family::grouped : Family::direct;
+}
+
+// Passes of the filter gradient: units of 16 outputs that touch the most chunks.
+static int grouped_passes(const ConvShape &s) {
+  int chunks = 1;
+  for (int out0 = 0; out0 < s.k; out0 += 16) {
+    const int base = out0 / slab * slab / s.go * s.g / 8 * 8, last = std::min(out0 + 15, s.k - 1);
+    chunks = std::max(chunks, (last / s.go * s.g + s.g - base + 7) / 8 - (out0 / s.go * s.g - base) / 8);
+  }
+  return ceil_divide(chunks * s.r * s.r, grouped_units);
+}
+
 template <class T> anx_status Emitter::conv_forward() {
   const ConvShape s = shape_of(op);
+  GroupedTile tile;
+  size_t shared;
+  const Family family = family_of<T>(*this, s, false, false, op->in[4] >= 0, &tile, &shared);
   const int columns = slabs(s.k);
   const int64_t pixels = int64_t(s.n) * s.p * s.q;
-  const bool tensor_cores = pointwise<T>(*this, s);
-  const int rows = tensor_cores ? tile_blocks(context, ceil_divide(pixels, pointwise_rows), columns) : blocks(pixels, columns);
+  const int rows = family == Family::direct ? blocks(pixels, columns)
+                   : tile_blocks(context, family == Family::grouped ? int64_t(tile.across) * tile.down * tile.along : ceil_divide(pixels, pointwise_rows), columns);
   ConvForward<T> a{s, {in<T>(0), in<float>(1), in<float>(2)}, in<float>(3), in<float>(4), out<T>(0), nullptr};
   if (op->out[1] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.k);
   if constexpr (sizeof(T) == 2) {
-    if (tensor_cores) launch("conv_pointwise_forward", conv_pointwise<T, false>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<T>), a);
+    if (family == Family::pointwise) launch("conv_pointwise_forward", conv_pointwise<T, false>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<T>), a);
+    if (family == Family::grouped) launch("conv_grouped_forward", conv_grouped<T, false>, dim3(columns, rows), grouped_threads, shared, Grouped<T, false>{a, tile});
   }
-  if (!tensor_cores) launch("conv_direct_forward", conv_direct_forward<T>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), a);
+  if (family == Family::direct) launch("conv_direct_forward", conv_direct_forward<T>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), a);
   if (op->out[1] >= 0) reduce_partials(a.partial, rows, 2, 1, s.k, out<double>(1));
   return ANX_OK;
 }
 
 template <class T> void Emitter::input_gradient(const ConvShape &s) {
+  GroupedTile tile;
+  size_t shared;
+  const Family family = family_of<T>(*this, s, true, false, false, &tile, &shared);
   const int columns = slabs(s.c);
   const int64_t pixels = int64_t(s.n) * s.h * s.w;
-  const bool tensor_cores = pointwise<T>(*this, s);
-  const int rows = tensor_cores ? tile_blocks(context, ceil_divide(pixels, pointwise_rows), columns) : blocks(pixels, columns);
+  const int rows = family == Family::direct ? blocks(pixels, columns)
+                   : tile_blocks(context, family == Family::grouped ? int64_t(tile.across) * tile.down * tile.along : ceil_divide(pixels, pointwise_rows), columns);
   ConvInputGradient<T> a{s, {in<T>(0), in<T>(1), in<float>(2), in<float>(3), in<float>(4)}, {in<T>(5), in<float>(6), in<float>(7)}, in<float>(9),
                          in<float>(8), in<T>(10), out<T>(0), nullptr};
   if (op->out[3] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.c);
   if constexpr (sizeof(T) == 2) {
-    if (tensor_cores) launch("conv_pointwise_input_gradient", conv_pointwise<T, true>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<T>), a);
+    if (family == Family::pointwise)
+      launch("conv_pointwise_input_gradient", conv_pointwise<T, true>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<T>), a);
+    if (family == Family::grouped)
+      launch("conv_grouped_input_gradient", conv_grouped<T, true>, dim3(columns, rows), grouped_threads, shared, Grouped<T, true>{a, tile});
   }
-  if (!tensor_cores) launch("conv_direct_input_gradient", conv_direct_input_gradient<T>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), a);
+  if (family == Family::direct) launch("conv_direct_input_gradient", conv_direct_input_gradient<T>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), a);
   if (op->out[3] >= 0) reduce_partials(a.partial, rows, 2, 1, s.c, out<double>(3));
   used = 0; // the filter gradient may take the same workspace: the stream keeps them apart
 }
 
 template <class T> void Emitter::filter_gradient(const ConvShape &s) {
-  const int64_t pixels = int64_t(s.n) * s.p * s.q, filters = int64_t(s.k) * s.r * s.r * s.g, values = filters + (op->out[2] >= 0 ? s.k : 0);
-  ConvFilterGradient<T> a{s, {in<T>(0), in<T>(1), in<float>(2), in<float>(3), in<float>(4)}, {in<T>(5), in<float>(6), in<float>(7)}, nullptr, 0, op->out[2] >= 0};
-  const bool tensor_cores = pointwise<T>(*this, s) && op->out[2] < 0;
-  const int columns = tensor_cores ? ceil_divide(s.k, 64) * ceil_divide(s.c, 64) : ceil_divide(values, 256), step = tensor_cores ? 32 : 64;
+  const bool bias = op->out[2] >= 0;
+  GroupedTile tile;
+  size_t shared;
+  const Family family = family_of<T>(*this, s, false, true, bias, &tile, &shared);
+  const int64_t pixels = int64_t(s.n) * s.p * s.q, filters = int64_t(s.k) * s.r * s.r * s.g, values = filters + (bias ? s.k : 0);
+  ConvFilterGradient<T> a{s, {in<T>(0), in<T>(1), in<float>(2), in<float>(3), in<float>(4)}, {in<T>(5), in<float>(6), in<float>(7)}, nullptr, 0, bias};
+  const int passes = grouped_passes(s), step = family == Family::pointwise ? 32 : 64;
+  const int columns = family == Family::pointwise ? ceil_divide(s.k, 64) * ceil_divide(s.c, 64) : family == Family::grouped ? slabs(s.k) * passes : ceil_divide(values, 256);
   int ranges = int(std::min<int64_t>({(pixels + step - 1) / step, std::max(1, context->info.units * 8 / columns), 4096}));
-  a.per_range = ((pixels + ranges - 1) / ranges + step - 1) / step * step;
-  ranges = ceil_divide(pixels, a.per_range);
+  if (family == Family::grouped) {
+    ranges = int(std::min<int64_t>(std::max(1, context->info.units * 4 / columns), int64_t(tile.across) * tile.down * tile.along));
+  } else {
+    a.per_range = ((pixels + ranges - 1) / ranges + step - 1) / step * step;
+    ranges = ceil_divide(pixels, a.per_range);
+  }
   a.partial = scratch<float>(uint64_t(ranges) * uint64_t(values));
   if constexpr (sizeof(T) == 2) {
-    if (tensor_cores)
+    if (family == Family::pointwise)
       launch("conv_pointwise_filter_gradient", conv_pointwise_filter_gradient<T>, dim3(columns, ranges), pointwise_threads, pointwise_filter_shared<T>, a);
+    if (family == Family::grouped)
+      launch("conv_grouped_filter_gradient", conv_grouped_filter_gradient<T>, dim3(columns, ranges), grouped_threads, shared, GroupedFilter<T>{a, tile, passes});
   }
-  if (!tensor_cores) launch("conv_direct_filter_gradient", conv_direct_filter_gradient<T>, dim3(columns, ranges), 256, 0, a);
+  if (family == Family::direct) launch("conv_direct_filter_gradient", conv_direct_filter_gradient<T>, dim3(columns, ranges), 256, 0, a);
   launch("reduce_filters", reduce_filters<void>, dim3(ceil_divide(values, 32)), 256, sizeof(ReduceShared),
          ReduceFilters{a.partial, ranges, filters, values, out<float>(1), out<float>(2)});
 }

@@ -63,7 +63,7 @@ func train(t *testing.T, ctx *bindings.Context, n *anynetx.Network) ([]engine.Ep
 	defer data.Close()
 	r := engine.DefaultRecipe()
 	r.Batch, r.PreciseBNImages, r.LearningRate, r.WarmupEpochs = 16, 32, 0.02, 0
-	trainer, err := engine.NewTrainer(ctx, engine.Config{Network: n, Recipe: r, Epochs: 2, DType: "fp32", Seed: 7, Dataset: "patterns"}, data)
+	trainer, err := engine.NewTrainer(ctx, engine.Config{Network: n, Recipe: r, Epochs: 2, DType: "fp32", Seed: 7, Task: "patterns"}, data)
 	if err != nil {
 		t.Fatal(err)
 	}
