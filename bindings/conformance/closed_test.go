@@ -206,3 +206,38 @@ func TestInputOnPaper(t *testing.T) {
 	x := small.output("X", activationTensor(1, 1, 1, 3), 1)
 	expect(t, small.op(op, in, []int32{x, small.output("y", plain(bindings.I32, 1, 1), 1)}), x, 2, 2, 2)
 }
+
+func TestGradientsThatAreNotFiniteAreCounted(t *testing.T) {
+	b := newBuilder("sgd", "not finite")
+	op := mapOp(bindings.SGD, 1, 1, 1, 4)
+	op.Slot = [2]int32{b.slot(0), b.slot(1)}
+	in := []int32{b.vector("g", []float32{1, float32(math.NaN()), float32(math.Inf(-1)), math.MaxFloat32})}
+	out := []int32{b.updated(b.vector("w", make([]float32, 4)), 1), b.updated(b.vector("m", make([]float32, 4)), 1), b.updated(b.doubles("counters", 1, bindings.Counters, make([]float64, bindings.Counters)), 1)}
+	expect(t, b.op(op, in, out), out[2], 0, 0, 0, 0, 2, 0, 0, 0)
+}
+
+func TestRowWithANaNIsWrong(t *testing.T) {
+	// Three classes: all are among the first five, but in the row whose NaN is not even at the label.
+	nan := float32(math.NaN())
+	b, _ := lossCase(3, 0, 2, []float32{9, 1, nan, 9, 1, 2}, []int32{0, 0})
+	outputs, err := RunCase(reference(t), &b.Case)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := outputs[0].Values; !math.IsNaN(got[bindings.LossSum]) || got[bindings.Top1Right] != 1 || got[bindings.Top5Right] != 1 || got[bindings.Seen] != 2 {
+		t.Errorf("counters %v: want a loss of NaN, 1, 1, 2", got)
+	}
+}
+
+func TestColourImageIsFlipped(t *testing.T) {
+	// One row of three colour pixels, flipped; mean 0 and 1/std 255 leave the bytes as they are.
+	b := newBuilder("input", "colour")
+	in := []int32{
+		b.add(Tensor{Name: "images", Tensor: bindings.Tensor{DType: bindings.U8, N: 1, H: 1, W: 3, C: 3}, Data: []byte{1, 2, 3, 4, 5, 6, 7, 8, 9}}), b.integers("labels", 1, 1, []int32{0}),
+		b.integers("samples", 1, 8, []int32{0, 0, 0, 1, 3, 1, 0, 0}), b.vector("norm", []float32{0, 0, 0, 255, 255, 255}),
+	}
+	op := mapOp(bindings.Input, 1, 1, 3, 3)
+	op.Slot[0] = b.slot(0)
+	out := []int32{b.output("X", activationTensor(1, 1, 3, 3), 1), b.output("y", plain(bindings.I32, 1, 1), 1)}
+	expect(t, b.op(op, in, out), out[0], 7, 8, 9, 4, 5, 6, 1, 2, 3)
+}
