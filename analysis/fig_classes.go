@@ -46,9 +46,11 @@ func figClasses(a *Analysis) *figure {
 		caption: fmt.Sprintf("Spearman's ρ between each task and %s (%d classes) by the task's number of classes. Compare section 4.3 of the paper.", a.Tasks[0].Name, a.Tasks[0].Classes),
 		draw: func(c draw.Canvas) []spot {
 			p := newPlot("", "classes of the task", "ρ with "+clip(a.Tasks[0].Name, 24))
-			ticks := make(plot.ConstantTicks, len(counts))
-			for i, k := range counts {
-				ticks[i] = plot.Tick{Value: k, Label: fmt.Sprint(k)}
+			var ticks plot.ConstantTicks
+			for _, k := range counts {
+				if n := len(ticks); n == 0 || k > 1.1*ticks[n-1].Value { // labels closer than that overlap
+					ticks = append(ticks, plot.Tick{Value: k, Label: fmt.Sprint(k)})
+				}
 			}
 			p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, ticks
 			p.X.Min, p.X.Max = counts[0]/1.5, counts[len(counts)-1]*1.5
@@ -64,7 +66,11 @@ func figClasses(a *Analysis) *figure {
 						c.StrokeLine2(mark, at-9, y(m.c.Ceiling), at+9, y(m.c.Ceiling))
 					}
 					c.DrawGlyph(rho, vg.Point{X: at, Y: y(m.c.Rho)})
-					c.FillText(textStyle(bodySize, ink, text.XLeft, text.YCenter), vg.Point{X: at + 7, Y: y(m.c.Rho)}, clip(m.c.TaskY, 20)+" "+number(m.c.Rho))
+					label, style, from := clip(m.c.TaskY, 20)+" "+number(m.c.Rho), textStyle(bodySize, ink, text.XLeft, text.YCenter), at+7
+					if from+style.Width(label) > c.Max.X {
+						style.XAlign, from = text.XRight, at-7
+					}
+					c.FillText(style, vg.Point{X: from, Y: y(m.c.Rho)}, label)
 				}
 			}))
 			panels(c, []*plot.Plot{p}, 1, legend)

@@ -12,14 +12,14 @@ func figErrors(a *Analysis) *figure {
 	if len(a.Tasks) < 2 {
 		return nil
 	}
-	reference, most := &a.Tasks[0], 0
+	reference, fewest, most := &a.Tasks[0], a.correlation(0, 1).N, 0
 	for j := 1; j < len(a.Tasks); j++ {
-		most = max(most, a.correlation(0, j).N)
+		fewest, most = min(fewest, a.correlation(0, j).N), max(most, a.correlation(0, j).N)
 	}
 	if most == 0 {
 		return nil
 	}
-	legend := bestAndWorst(most, "the target task")
+	legend := bestAndWorst(fewest, most, "the target task")
 	columns, height := gridSize(len(a.Tasks)-1, headerLine+4)
 	f := &figure{slug: "errors", title: "Errors on each task against " + reference.Name, width: figureWidth, height: height,
 		caption: fmt.Sprintf("Test errors of the same architectures on each task (y) and on %s (x), replicate 0, with Spearman's ρ and its %.3g %% bootstrap interval. "+

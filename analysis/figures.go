@@ -174,13 +174,16 @@ func metricName(m string) string {
 	return "top-1"
 }
 
-// bestAndWorst is the legend of coloured points.
-func bestAndWorst(n int, of string) []legendItem {
-	k := extremes(n)
-	items := []legendItem{{label: "architecture", glyph: glyph(dot(n))}}
-	if k > 0 {
-		items = append(items, legendItem{label: fmt.Sprintf("best %d on %s", k, of), glyph: glyph(bestDot(n))},
-			legendItem{label: fmt.Sprintf("worst %d on %s", k, of), glyph: glyph(worstDot(n))})
+// bestAndWorst is the legend of coloured points in panels of between fewest and most architectures.
+func bestAndWorst(fewest, most int, of string) []legendItem {
+	count := fmt.Sprint(extremes(most))
+	if extremes(fewest) != extremes(most) {
+		count = fmt.Sprintf("%d to %d", extremes(fewest), extremes(most))
+	}
+	items := []legendItem{{label: "architecture", glyph: glyph(dot(most))}}
+	if extremes(most) > 0 {
+		items = append(items, legendItem{label: "best " + count + " on " + of, glyph: glyph(bestDot(most))},
+			legendItem{label: "worst " + count + " on " + of, glyph: glyph(worstDot(most))})
 	}
 	return items
 }

@@ -36,6 +36,9 @@ func (c *Correlation) judge() verdict {
 	}
 }
 
+// namedTasks is how many tasks a headline names with their numbers; of more it only gives counts.
+const namedTasks = 4
+
 // Headline answers the question of a study in a sentence or two.
 func (a *Analysis) Headline() string {
 	reference := a.Tasks[0].Name
@@ -51,7 +54,7 @@ func (a *Analysis) Headline() string {
 			order = append(order, v)
 		}
 		name := a.Tasks[j].Name
-		if c.Reason == "" {
+		if c.Reason == "" && len(a.Tasks) <= namedTasks+1 {
 			name += fmt.Sprintf(" (ρ = %s", number(c.Rho))
 			if !math.IsNaN(c.Ceiling) {
 				name += fmt.Sprintf(", ceiling %s", number(c.Ceiling))
@@ -66,7 +69,11 @@ func (a *Analysis) Headline() string {
 		if v == "is reversed" || strings.HasPrefix(v, "cannot") {
 			word = "for"
 		}
-		parts = append(parts, fmt.Sprintf("%s %s %s", v, word, list(tasks[v])))
+		names := list(tasks[v])
+		if n := len(tasks[v]); len(a.Tasks) > namedTasks+1 && n > 2 {
+			names = fmt.Sprintf("%d of %d tasks", n, len(a.Tasks)-1)
+		}
+		parts = append(parts, fmt.Sprintf("%s %s %s", v, word, names))
 	}
 	return fmt.Sprintf("The ranking of architectures on %s %s.", reference, strings.Join(parts, "; it "))
 }

@@ -129,7 +129,7 @@ func (a *Analysis) reportData(figures []rendered) *reportData {
 		line := stageLine{Task: name}
 		for _, p := range parameters() {
 			r := a.driver(name, p.name)
-			title := fmt.Sprintf("%s: ρ = %s, %s, p %s", p.label, number(r.Rho), span(r.Low, r.High), pText(r.P))
+			title := fmt.Sprintf("%s: ρ = %s, %s, p %s", p.label, number(r.Rho), span(r.Low, r.High), equation(pText(r.P)))
 			if r.Reason != "" {
 				title = p.label + ": " + r.Reason
 			}
@@ -160,7 +160,7 @@ func (a *Architecture) text() string {
 func (a *Analysis) card(c *Correlation) card {
 	v := c.judge()
 	k := card{Task: c.TaskY, Verdict: v.Word, Class: strings.ReplaceAll(v.Word, " ", "-"), N: c.N, Rho: number(c.Rho), Span: span(c.Low, c.High),
-		Ceiling: number(c.Ceiling), CeilingSpan: span(c.CeilingLow, c.CeilingHigh), P: pText(c.P), Why: c.Reason}
+		Ceiling: number(c.Ceiling), CeilingSpan: span(c.CeilingLow, c.CeilingHigh), P: equation(pText(c.P)), Why: c.Reason}
 	at := func(v float64) string { return fmt.Sprintf("%.1f%%", 50*(v+1)) }
 	width := func(low, high float64) string { return fmt.Sprintf("%.1f%%", 50*(high-low)) }
 	if !math.IsNaN(c.Rho) {
@@ -176,6 +176,14 @@ func (a *Analysis) card(c *Correlation) card {
 		k.Scale.HasBand, k.Scale.BandLow, k.Scale.BandWd = true, at(c.CeilingLow), width(c.CeilingLow, c.CeilingHigh)
 	}
 	return k
+}
+
+// equation puts "=" before a number that has no relation of its own.
+func equation(p string) string {
+	if strings.HasPrefix(p, "<") {
+		return p
+	}
+	return "= " + p
 }
 
 // tint is a cell's colours for a correlation; they are numbers only.

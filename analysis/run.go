@@ -129,6 +129,9 @@ func (t *Task) chance() float64 {
 	return 100 * max(0, 1-guesses/float64(max(1, t.Classes)))
 }
 
+// terminalPairs is how many pairs a terminal shows beside those of the reference.
+const terminalPairs = 15
+
 // Text is the table of correlations beside the ceiling, for a terminal.
 func (s *Summary) Text() string {
 	w := table.NewWriter()
@@ -141,7 +144,11 @@ func (s *Summary) Text() string {
 	}
 	w.AppendHeader(table.Row{"task", "against", "n", "rho", fmt.Sprintf("%.3g %% interval", 100*level), "p", "ceiling", "interval", "rho / ceiling"})
 	var notes []string
-	for _, c := range s.Correlations {
+	for i, c := range s.Correlations {
+		if i >= terminalPairs && c.TaskX != s.Reference {
+			notes = append(notes, fmt.Sprintf("%d more pairs are in %s", len(s.Correlations)-i, filepath.Join(s.Out, "tables", "correlations.csv")))
+			break
+		}
 		w.AppendRow(table.Row{c.TaskY, c.TaskX, c.N, number(c.Rho), span(c.Low, c.High), pText(c.P), number(c.Ceiling), span(c.CeilingLow, c.CeilingHigh), number(c.RhoOverCeiling)})
 		if c.Reason != "" {
 			notes = append(notes, fmt.Sprintf("no rho of %s against %s: %s", c.TaskY, c.TaskX, c.Reason))
@@ -171,14 +178,14 @@ func number(v float64) string {
 	if math.IsNaN(v) {
 		return "-"
 	}
-	return fmt.Sprintf("%.2f", v+0) // +0: no "-0.00" from a negative zero
+	return fmt.Sprintf("%.2f", math.Round(v*100)/100+0) // +0: no "-0.00"
 }
 
 func span(low, high float64) string {
 	if math.IsNaN(low) || math.IsNaN(high) {
 		return "-"
 	}
-	return fmt.Sprintf("%.2f to %.2f", low, high)
+	return number(low) + " to " + number(high)
 }
 
 func pText(p float64) string {

@@ -253,6 +253,22 @@ func TestReportIsSafeAndSelfContained(t *testing.T) {
 	}
 }
 
+// TestManyTasksStayReadable: twelve tasks are 66 pairs, of which a terminal shows the reference's and the headline gives counts.
+func TestManyTasksStayReadable(t *testing.T) {
+	s := synthetic{architectures: 20, seed: 2}
+	for i := range 12 {
+		s.tasks = append(s.tasks, syntheticTask{name: "task-" + string(rune('a'+i)), classes: 100 - i, shared: 1, noise: 0.1})
+	}
+	summary, err := Run(s.write(t), Options{Bootstrap: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := summary.Text()
+	if len(summary.Correlations) != 66 || strings.Count(text, "\n") > 45 || !strings.Contains(text, "51 more pairs are in") || !strings.Contains(text, "carries over to 11 of 11 tasks") {
+		t.Errorf("%d pairs:\n%s", len(summary.Correlations), text)
+	}
+}
+
 func between(s, from, to string) string {
 	s = s[strings.Index(s, from):]
 	return s[:strings.Index(s, to)+len(to)]

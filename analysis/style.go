@@ -205,9 +205,9 @@ func rhoTitle(name string, rho, low, high float64, n int, reason string) string 
 	}
 	span := ""
 	if !math.IsNaN(low) {
-		span = fmt.Sprintf(" [%.2f, %.2f]", low, high)
+		span = " [" + number(low) + ", " + number(high) + "]"
 	}
-	return fmt.Sprintf("%s\nρ = %.2f%s, n = %d", clip(name, 34), rho, span, n)
+	return fmt.Sprintf("%s\nρ = %s%s, n = %d", clip(name, 34), number(rho), span, n)
 }
 
 // pad widens a range so that no point sits on the frame; a range of one value gets a width.
