@@ -137,6 +137,7 @@ func MeasureSpeed(device string, workers, threads int) Measure {
 			return Speed{}, err
 		}
 		config.Recipe.PreciseBNImages, config.Recipe.Augmentation = 0, datasets.Augmentation{}
+		config.Recipe.Batch = e.trialBatch(config)
 		macs, seconds, err := e.trial(config)
 		if err != nil {
 			return Speed{}, fmt.Errorf("speed of %s: %w", device, err)
@@ -163,6 +164,14 @@ func (e *engineTrainers) memory(r *PlannedRun, seed uint64) (int64, error) {
 }
 
 const trialSeconds = 1.0
+
+// trialBatch is the recipe's batch, or less where a step would take many seconds: the speed hardly depends on it.
+func (e *engineTrainers) trialBatch(config engine.Config) int {
+	const enough = 1e9 // multiply-adds of a step
+	unit := max(1, e.context.Info().VectorImages)
+	images := int(enough/float64(3*config.Network.Complexity().FLOPs)) / unit * unit
+	return min(config.Recipe.Batch, max(unit, images, 2))
+}
 
 // trial trains on noise for a moment.
 func (e *engineTrainers) trial(config engine.Config) (macs, seconds float64, err error) {

@@ -242,7 +242,10 @@ func DurationText(seconds float64) string {
 	case s < 48*3600:
 		return fmt.Sprintf("%d h %d min", s/3600, s%3600/60)
 	}
-	return fmt.Sprintf("%d d %d h", s/86400, s%86400/3600)
+	if s < 30*86400 {
+		return fmt.Sprintf("%d d %d h", s/86400, s%86400/3600)
+	}
+	return fmt.Sprintf("%d d", s/86400)
 }
 
 // printable drops control characters, which a data set's or a library's text may hold.
