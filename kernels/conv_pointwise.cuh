@@ -48,7 +48,7 @@ template <class T> __device__ __forceinline__ void finish(const ConvInputGradien
   finish_gradient(a, pixel, c0, v, sums);
 }
 
-template <class T, bool backward> __global__ void __launch_bounds__(pointwise_threads) conv_pointwise(PointwiseArguments<T, backward> a) {
+template <class T, bool backward> __global__ void __launch_bounds__(pointwise_threads, 3) conv_pointwise(PointwiseArguments<T, backward> a) {
   ANX_SHARED(PointwiseShared<T>, shared);
   const ConvShape s = a.shape;
   const int depth = backward ? s.k : s.c, columns = backward ? s.c : s.k, depth_stride = padded(depth), column0 = blockIdx.x * pointwise_columns;
