@@ -82,6 +82,7 @@ build/venv-bench/bin/python: bench/cpu-requirements.txt
 harness: ## the CUDA back end on the CPU harness: every kernel against the reference
 	@cmake -S . -B build/harness -DANX_CUDA_HOST=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo >build/harness.log 2>&1 || { cat build/harness.log >&2; exit 1; }
 	cmake --build build/harness --parallel $(jobs)
+	build/harness/kernels/anx_harness_test
 	ANX_LIBRARY_DIR=$(CURDIR)/build/harness/lib ANX_REQUIRE=cuda_host go test -count=1 -timeout 30m -json ./cuda/... | go run ./scripts/testsummary
 CUDA ?= 13
 cuda: ## libanx_cuda.so for GPUs with CUDA=13 (sm_80, sm_90a; default) or CUDA=11 (sm_70, sm_80, sm_90); installs its compiler

@@ -12,7 +12,7 @@ case $version in
   *) echo "which compiler? 13 or 11" >&2; exit 2 ;;
 esac
 root=$(dirname "$(dirname "$nvcc")")
-libraries=$(find "$root/lib" "$root/lib64" /usr/lib/x86_64-linux-gnu -name libcudart_static.a -printf '%h\n' 2>/dev/null | head -1 || true)
+libraries=$(find "$root/lib" "$root/lib64" "$root/../x86_64-linux-gnu" /usr/lib/x86_64-linux-gnu -name libcudart_static.a -printf '%h\n' 2>/dev/null | head -1 || true)
 flags=(-O3 -std=c++17 -Xcompiler -fPIC,-fvisibility=hidden -Ibindings -Icuda -Ikernels --extra-device-vectorization)
 started=$SECONDS
 : > "$out/ptxas.txt"

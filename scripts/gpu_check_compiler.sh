@@ -1,11 +1,11 @@
 #!/bin/bash
 # Prints the path of an nvcc, installing it first where there is none: gpu_check_compiler.sh 13|11
 #   13: Python wheels into build/cuda13 (sm_80, sm_90a; PTX that a driver of CUDA 13.0 loads)
-#   11: Debian's nvidia-cuda-toolkit 11.8 (sm_70), from the non-free section; needs root and 1.6 GB
+#   11: Debian's nvidia-cuda-toolkit 11.8 (sm_70) with g++ 11, from the non-free section: 0.9 GB to fetch, unpacked into build/cuda11
 set -euo pipefail
 cd "$(dirname "$0")/.."
 find13() { find build/cuda13 -path '*/cu13/bin/nvcc' 2>/dev/null | head -1; }
-find11() { for n in /usr/bin/nvcc /usr/local/cuda-11.8/bin/nvcc; do [ -x "$n" ] && "$n" --version | grep -q 'release 11\.8' && echo "$n" && return; done; true; }
+find11() { for n in build/cuda11/root/usr/lib/nvidia-cuda-toolkit/bin/nvcc /usr/bin/nvcc /usr/local/cuda-11.8/bin/nvcc; do [ -x "$n" ] && "$n" --version | grep -q 'release 11\.8' && readlink -f "$n" && return; done; true; }
 case ${1:?13 or 11} in
   13)
     if [ -z "$(find13)" ]; then
@@ -15,13 +15,28 @@ case ${1:?13 or 11} in
     readlink -f "$(find13)" ;;
   11)
     if [ -z "$(find11)" ]; then
-      # The added source must name the keyring that the machine's own Debian source names, or apt refuses the whole list.
-      source=$(grep -rhoE '^URIs: *\S+' /etc/apt/sources.list.d/*.sources 2>/dev/null | awk '{print $2}' | head -1)
-      keyring=$(grep -rhoE '^Signed-By: *\S+' /etc/apt/sources.list.d/*.sources 2>/dev/null | awk '{print $2}' | head -1)
-      suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
-      [ -n "$source" ] || { echo "nvcc 11.8: no Debian source is configured; install nvidia-cuda-toolkit by hand" >&2; exit 1; }
-      printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: contrib non-free\nSigned-By: %s\n' "$source" "$suite" "$keyring" > /etc/apt/sources.list.d/anynetx-cuda.sources
-      apt-get update >&2 && apt-get install -y --no-install-recommends nvidia-cuda-toolkit >&2
+      # Debian's packages, unpacked into build/cuda11: nothing of the machine changes. The added source must name the keyring that the
+      # machine's own Debian source names, or apt refuses it.
+      here=$PWD/build/cuda11
+      mkdir -p "$here"/{lists/partial,cache/archives/partial,debs,parts,root}
+      field() { cat /etc/apt/sources.list.d/*.sources 2>/dev/null | sed -n "s/^$1: *//p" | head -1; }
+      [ -n "$(field URIs)" ] || { echo "nvcc 11.8: no Debian source is configured; install nvidia-cuda-toolkit by hand" >&2; exit 1; }
+      echo "deb [signed-by=$(field Signed-By)] $(field URIs) $(. /etc/os-release && echo "$VERSION_CODENAME") main contrib non-free" > "$here/sources.list"
+      apt=(apt-get -o Dir::Etc::sourcelist="$here/sources.list" -o Dir::Etc::sourceparts="$here/parts" -o Dir::State::lists="$here/lists" -o Dir::Cache="$here/cache")
+      "${apt[@]}" update >&2
+      (cd "$here/debs" && "${apt[@]}" download nvidia-cuda-toolkit nvidia-cuda-dev libnvvm4 libcu++-dev gcc-11 g++-11 cpp-11 libstdc++-11-dev libgcc-11-dev >&2)
+      for d in "$here"/debs/*.deb; do dpkg -x "$d" "$here/root"; done
+      rm -rf "$here/debs"
+    fi
+    # The compiler's own list of places, made to point into the unpacked tree.
+    root=$PWD/build/cuda11/root
+    if [ -d "$root" ]; then
+      toolkit=$root/usr/lib/nvidia-cuda-toolkit
+      rm -f "$toolkit/bin/nvcc.profile" "$toolkit/bin/g++" "$toolkit/bin/gcc"
+      printf 'NVVMIR_LIBRARY_DIR = %s/libdevice\nPATH += %s/bin:%s/usr/bin:\nLD_LIBRARY_PATH += %s/usr/lib/x86_64-linux-gnu:\nINCLUDES += -I%s/usr/include $(_SPACE_)\n' \
+        "$toolkit" "$toolkit" "$root" "$root" "$root" > "$toolkit/bin/nvcc.profile"
+      ln -sf "$root/usr/bin/g++-11" "$toolkit/bin/g++"
+      ln -sf "$root/usr/bin/gcc-11" "$toolkit/bin/gcc"
     fi
     find11 ;;
 esac
