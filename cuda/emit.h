@@ -4,8 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include "backend.h"
-
-namespace anx { struct ConvShape; }
+#include "reduce.cuh"
 
 namespace anx_cuda {
 
@@ -47,10 +46,17 @@ public:
   template <class T> void filter_gradient(const anx::ConvShape &);
   template <class T> anx_status map();
   void small(); // coefficients, SGD
-  // sums double [2][c] from partial float [rows][quantities][c]: quantities first and first + 1 with `second` in place of the latter
-  void reduce_partials(const float *partial, int rows, int quantities, int second, int c, double *sums);
+  // Output `i` of the op, sums double [2][c], comes from partial float [rows][quantities][c], quantities 0 and `second`. The next op adds
+  // them up if it is the batch norm that reads them, else a launch of their own: until then their workspace stays taken.
+  void sums_from(int i, const float *partial, int rows, int quantities, int second, int c);
+  void finish(); // of the program: what is still waiting
 
 private:
+  struct Waiting { int number, tensor; anx::Partials partials; };
+  std::vector<Waiting> waiting;
+  anx::Partials take(int32_t tensor, int c); // of the waiting ones, or the sums as they lie there
+  void flush();
+
   void *address(int32_t id) const { return id < 0 || !buffers ? nullptr : buffers[tensors[id].buffer]->data + tensors[id].offset; }
 };
 

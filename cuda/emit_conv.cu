@@ -4,7 +4,6 @@
 #include "conv_grouped_filter.cuh"
 #include "conv_pointwise.cuh"
 #include "emit.h"
-#include "reduce.cuh"
 
 namespace anx_cuda {
 
@@ -106,7 +105,7 @@ template <class T> anx_status Emitter::conv_forward() {
     if (family == Family::grouped) launch("conv_grouped_forward", conv_grouped<T, false>, dim3(columns, rows), grouped_threads, shared, Grouped<T, false>{a, tile});
   }
   if (family == Family::direct) launch("conv_direct_forward", conv_direct_forward<T>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), a);
-  if (op->out[1] >= 0) reduce_partials(a.partial, rows, 2, 1, s.k, out<double>(1));
+  if (op->out[1] >= 0) sums_from(1, a.partial, rows, 2, 1, s.k);
   return ANX_OK;
 }
 
@@ -128,8 +127,7 @@ template <class T> void Emitter::input_gradient(const ConvShape &s) {
       launch("conv_grouped_input_gradient", conv_grouped<T, true>, dim3(columns, rows), grouped_threads, shared, Grouped<T, true>{a, tile});
   }
   if (family == Family::direct) launch("conv_direct_input_gradient", conv_direct_input_gradient<T>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), a);
-  if (op->out[3] >= 0) reduce_partials(a.partial, rows, 2, 1, s.c, out<double>(3));
-  used = 0; // the filter gradient may take the same workspace: the stream keeps them apart
+  if (op->out[3] >= 0) sums_from(3, a.partial, rows, 2, 1, s.c);
 }
 
 template <class T> void Emitter::filter_gradient(const ConvShape &s) {
@@ -156,7 +154,7 @@ template <class T> void Emitter::filter_gradient(const ConvShape &s) {
       launch("conv_grouped_filter_gradient", conv_grouped_filter_gradient<T>, dim3(columns, ranges), grouped_threads, shared, GroupedFilter<T>{a, tile, passes});
   }
   if (family == Family::direct) launch("conv_direct_filter_gradient", conv_direct_filter_gradient<T>, dim3(columns, ranges), 256, 0, a);
-  launch("reduce_filters", reduce_filters<void>, dim3(ceil_divide(values, 32)), 256, sizeof(ReduceShared),
+  launch("reduce_filters", reduce_filters<void>, dim3(ceil_divide(values, reduce_columns)), 256, sizeof(ReduceShared),
          ReduceFilters{a.partial, ranges, filters, values, out<float>(1), out<float>(2)});
 }
 

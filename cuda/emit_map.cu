@@ -5,7 +5,6 @@
 #include "input.cuh"
 #include "join.cuh"
 #include "pool.cuh"
-#include "reduce.cuh"
 #include "sgd.cuh"
 #include "xent.cuh"
 
@@ -21,15 +20,31 @@ int Emitter::blocks(int64_t pixels, int slabs) const {
   return int(wanted < most ? wanted : most);
 }
 
-void Emitter::reduce_partials(const float *partial, int rows, int quantities, int second, int c, double *sums) {
-  const auto add = [&](int quantity, int count, double *to) {
-    launch("reduce_sums", reduce_sums<void>, dim3(ceil_divide(count * c, 32)), 256, sizeof(ReduceShared),
-           ReduceSums{partial, rows, count * c, quantity * c, quantities * c, to});
-  };
-  if (second == 1) return add(0, 2, sums);
-  add(0, 1, sums);
-  add(second, 1, sums + c);
+void Emitter::sums_from(int i, const float *partial, int rows, int quantities, int second, int c) {
+  waiting.push_back({number, op->out[i], Partials{partial, rows, quantities, second, c, out<double>(i)}});
 }
+
+Partials Emitter::take(int32_t tensor, int c) {
+  for (size_t i = 0; i < waiting.size(); i++)
+    if (waiting[i].tensor == tensor) {
+      const Partials p = waiting[i].partials;
+      waiting.erase(waiting.begin() + long(i));
+      return p;
+    }
+  return Partials{nullptr, 0, 0, 0, c, tensor < 0 ? nullptr : static_cast<double *>(address(tensor))};
+}
+
+void Emitter::flush() {
+  const int at = number;
+  for (const Waiting &w : waiting) {
+    number = w.number;
+    launch("reduce_sums", reduce_sums<void>, dim3(ceil_divide(w.partials.c, reduce_columns)), 256, sizeof(ReduceShared), w.partials);
+  }
+  number = at;
+  waiting.clear();
+}
+
+void Emitter::finish() { flush(); }
 
 template <class T> anx_status Emitter::map() {
   const anx_op *o = op;
@@ -54,8 +69,8 @@ template <class T> anx_status Emitter::map() {
       launch("join_backward", join_backward<T>, grid, map_threads, sizeof(SlabShared<3>),
              JoinBackward<T>{in<T>(0), in<T>(1), in<T>(2), in<T>(4), in<float>(3), in<float>(5), out<T>(0), partial, pixels, o->c, o->h * o->w,
                              (o->flags & ANX_BROADCAST) != 0});
-      reduce_partials(partial, rows, 3, 1, o->c, out<double>(1));
-      if (o->out[2] >= 0) reduce_partials(partial, rows, 3, 2, o->c, out<double>(2));
+      sums_from(1, partial, rows, 3, 1, o->c);
+      if (o->out[2] >= 0) sums_from(2, partial, rows, 3, 2, o->c);
       break;
     }
     case ANX_POOL_FWD:
@@ -69,7 +84,7 @@ template <class T> anx_status Emitter::map() {
       float *partial = scratch<float>(uint64_t(rows) * 2 * o->c);
       launch("pool_backward", pool_backward<T>, grid, map_threads, sizeof(SlabShared<2>),
              Pool<T>{in<T>(1), in<T>(0), in<float>(2), in<float>(3), in<float>(4), out<T>(0), partial, o->n, o->h, o->w, o->c, o->p, o->q});
-      reduce_partials(partial, rows, 2, 1, o->c, out<double>(1));
+      sums_from(1, partial, rows, 2, 1, o->c);
       break;
     }
     case ANX_GAP_FWD:
@@ -89,13 +104,15 @@ template <class T> anx_status Emitter::map() {
 void Emitter::small() {
   const anx_op *o = op;
   const double count = double(o->n) * o->h * o->w;
+  const Partials partials = o->kind == ANX_SGD ? Partials{} : take(o->in[0], o->c);
+  flush();
   if (o->kind == ANX_BN_FWD_COEF)
-    launch("norm_forward", norm_forward<void>, dim3(ceil_divide(o->c, 128)), 128, 0,
-           NormForward{in<double>(0), slots, in<float>(1), in<float>(2), in<float>(3), in<float>(4), out<float>(0), out<float>(1), out<float>(2),
+    launch("norm_forward", norm_forward<void>, dim3(ceil_divide(o->c, reduce_columns)), 256, sizeof(ReduceShared),
+           NormForward{partials, slots, in<float>(1), in<float>(2), in<float>(3), in<float>(4), out<float>(0), out<float>(1), out<float>(2),
                        out<float>(3), out<float>(4), out<float>(5), o->c, (o->flags & ANX_TRAIN) != 0, o->slot[0], count, o->f[0], fault});
   else if (o->kind == ANX_BN_BWD_COEF)
-    launch("norm_backward", norm_backward<void>, dim3(ceil_divide(o->c, 128)), 128, 0,
-           NormBackward{in<double>(0), in<float>(1), in<float>(2), in<float>(3), out<float>(0), out<float>(1), out<float>(2), out<float>(3), out<float>(4),
+    launch("norm_backward", norm_backward<void>, dim3(ceil_divide(o->c, reduce_columns)), 256, sizeof(ReduceShared),
+           NormBackward{partials, in<float>(1), in<float>(2), in<float>(3), out<float>(0), out<float>(1), out<float>(2), out<float>(3), out<float>(4),
                         o->c, count});
   else
     launch("update", update<void>, dim3(std::min(ceil_divide(o->c, 256), context->info.units * 16)), 256, 0,
@@ -117,6 +134,8 @@ template <class T> static anx_status emit_typed(Emitter &e) {
 anx_status Emitter::emit(const anx_op *o, int i) {
   op = o;
   number = i;
+  const bool norm = o->kind == ANX_BN_FWD_COEF || o->kind == ANX_BN_BWD_COEF;
+  if (!norm) flush(); // a batch norm first takes its own
   used = 0;
   switch (o->dtype) {
     case ANX_F32: return emit_typed<float>(*this);

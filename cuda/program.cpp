@@ -27,6 +27,7 @@ static anx_status walk(anx_context *c, const anx_program_desc *d, const anx_tens
     const anx_status status = e.emit(&ops[i], i);
     if (status != ANX_OK) return status;
   }
+  e.finish();
   *most = slot_bytes(d) + fault_bytes + e.most;
   return ANX_OK;
 }

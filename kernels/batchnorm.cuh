@@ -2,17 +2,18 @@
 //
 // Computes   forward: mean, invstd, s = gamma invstd, t = beta - mean s, running statistics; backward: dgamma, dbeta, al, be, de (anx.h).
 // Layout     sums double [2][c]; every vector float [c].
-// Mapping    a thread per channel.
+// Mapping    blocks of 8 channels x 32 lanes that add up the partials of the op before (K12: its second stage is part of this launch).
 // Numerics   double; one rounding to float per result.
 // Cost       launch-bound: some hundred bytes a channel.
 // Tests      reference/batchnorm.c; conformance cases bn_fwd_coef and bn_bwd_coef.
 #pragma once
-#include "device.cuh"
+#include "reduce.cuh"
 
 namespace anx {
 
 struct NormForward {
-  const double *sums, *slots;
+  Partials in; // training
+  const double *slots;
   const float *gamma, *beta, *old_mean, *old_variance;
   float *mean, *invstd, *s, *t, *running_mean, *running_variance; // the last two may be NULL
   int c, train, momentum_slot;
@@ -20,13 +21,16 @@ struct NormForward {
   float epsilon;
   const int *fault; // behind a fault running statistics stay
 };
-template <class Unused> __global__ void __launch_bounds__(128) norm_forward(NormForward a) {
-  const int c = blockIdx.x * 128 + threadIdx.x;
-  if (c >= a.c) return;
+template <class Unused> __global__ void __launch_bounds__(256) norm_forward(NormForward a) {
+  ANX_SHARED(ReduceShared, shared);
+  const int c = blockIdx.x * reduce_columns + threadIdx.x % reduce_columns;
+  double sum = 0, squares = 0;
+  if (a.train) channel_sums(shared, a.in, c, sum, squares);
+  if (threadIdx.x >= reduce_columns || c >= a.c) return;
   double mean = a.old_mean[c], variance = a.old_variance[c];
   if (a.train) {
-    mean = a.sums[c] / a.count;
-    variance = a.sums[a.c + c] / a.count - mean * mean;
+    mean = sum / a.count;
+    variance = squares / a.count - mean * mean;
     if (variance < 0) variance = 0; // rounding of a constant channel
   }
   if (a.running_mean && !*a.fault) {
@@ -42,16 +46,19 @@ template <class Unused> __global__ void __launch_bounds__(128) norm_forward(Norm
 }
 
 struct NormBackward {
-  const double *sums;
+  Partials in;
   const float *mean, *invstd, *gamma;
   float *dgamma, *dbeta, *al, *be, *de;
   int c;
   double count;
 };
-template <class Unused> __global__ void __launch_bounds__(128) norm_backward(NormBackward a) {
-  const int c = blockIdx.x * 128 + threadIdx.x;
-  if (c >= a.c) return;
-  const double dbeta = a.sums[c], dgamma = double(a.invstd[c]) * a.sums[a.c + c];
+template <class Unused> __global__ void __launch_bounds__(256) norm_backward(NormBackward a) {
+  ANX_SHARED(ReduceShared, shared);
+  const int c = blockIdx.x * reduce_columns + threadIdx.x % reduce_columns;
+  double dbeta = 0, centred = 0;
+  channel_sums(shared, a.in, c, dbeta, centred);
+  if (threadIdx.x >= reduce_columns || c >= a.c) return;
+  const double dgamma = double(a.invstd[c]) * centred;
   const double al = double(a.gamma[c]) * double(a.invstd[c]), be = -al * double(a.invstd[c]) * dgamma / a.count;
   a.dgamma[c] = float(dgamma);
   a.dbeta[c] = float(dbeta);

@@ -3,7 +3,7 @@
 // Computes   out[i] = sum over rows r < rows of partial[r][i], for filter gradients (float out, two arrays behind one another: filter, bias)
 //            and for per-channel sums (double out).
 // Layout     partial float [rows][values]; out float or double [values].
-// Mapping    a warp-sized column of 32 values x 8 row lanes a block; lane r adds rows r, r + 8, ...; then the 8 lanes in order.
+// Mapping    8 columns x 32 lanes of rows a block; lane r adds rows r, r + 32, ...; then lanes of a warp pairwise, then warps in order.
 // Numerics   double throughout; the order is a function of rows alone.
 // Cost       reads rows x values x 4 bytes once, bound by memory; not measured on a GPU yet.
 // Tests      every conformance case with sums or dW.
@@ -12,20 +12,27 @@
 
 namespace anx {
 
-struct ReduceShared { double sum[8][32]; };
+constexpr int reduce_columns = 8; // of a block; beside them 32 lanes of rows
 
-// The sum of column `value` of partial; valid in threads of row lane 0. All 256 threads call it.
-__device__ __forceinline__ double column_sum(ReduceShared &shared, const float *partial, int rows, int64_t values, int64_t value) {
-  const int lane = threadIdx.x % 32, row = threadIdx.x / 32;
+struct ReduceShared { double sum[8][reduce_columns]; };
+
+// The sum of column `value` of partial, whose rows are `stride` long; valid in the first 8 threads. All 256 threads call it.
+__device__ __forceinline__ double column_sum(ReduceShared &shared, const float *partial, int rows, int64_t stride, int64_t value, bool mine) {
+  const int row = threadIdx.x / reduce_columns;
   double sum = 0;
-  if (value < values)
-    for (int r = row; r < rows; r += 8) sum += double(partial[r * values + value]);
+  if (mine) {
+#pragma unroll 8
+    for (int r = row; r < rows; r += 32) sum += double(partial[r * stride + value]);
+  }
+  sum += __shfl_xor_sync(0xffffffffu, sum, 8);
+  sum += __shfl_xor_sync(0xffffffffu, sum, 16);
   __syncthreads(); // the last use of shared is over
-  shared.sum[row][lane] = sum;
+  if (threadIdx.x % 32 < reduce_columns) shared.sum[threadIdx.x / 32][threadIdx.x % 32] = sum;
   __syncthreads();
-  if (row == 0)
-    for (int i = 1; i < 8; i++) sum += shared.sum[i][lane];
-  return sum;
+  double total = 0;
+  if (threadIdx.x < reduce_columns)
+    for (int i = 0; i < 8; i++) total += shared.sum[i][threadIdx.x];
+  return total;
 }
 
 struct ReduceFilters {
@@ -36,25 +43,39 @@ struct ReduceFilters {
 };
 template <class Unused> __global__ void __launch_bounds__(256) reduce_filters(ReduceFilters a) {
   ANX_SHARED(ReduceShared, shared);
-  const int64_t value = int64_t(blockIdx.x) * 32 + threadIdx.x % 32;
-  const double sum = column_sum(shared, a.partial, a.rows, a.values, value);
-  if (threadIdx.x >= 32 || value >= a.values) return;
+  const int64_t value = int64_t(blockIdx.x) * reduce_columns + threadIdx.x % reduce_columns;
+  const double sum = column_sum(shared, a.partial, a.rows, a.values, value, value < a.values);
+  if (threadIdx.x >= reduce_columns || value >= a.values) return;
   if (value < a.filters) a.filter[value] = float(sum);
   else a.bias[value - a.filters] = float(sum);
 }
 
-struct ReduceSums {
-  const float *partial; // [rows][values]
-  int rows;
-  int values, skip, stride; // takes columns skip .. skip + values of rows that are stride long
+// Partials [rows][quantities][c], of which quantity 0 and `second` are wanted: sums double [2][c].
+struct Partials {
+  const float *partial; // NULL: the sums are there already
+  int rows, quantities, second, c;
   double *sums;
 };
-template <class Unused> __global__ void __launch_bounds__(256) reduce_sums(ReduceSums a) {
+// Both sums of channel `channel`, from partials (and then written too) or as they lie there; valid in the first 8 threads.
+__device__ __forceinline__ void channel_sums(ReduceShared &shared, const Partials &p, int channel, double &first, double &second) {
+  const bool mine = channel < p.c;
+  if (p.partial) {
+    const int64_t stride = int64_t(p.quantities) * p.c;
+    first = column_sum(shared, p.partial, p.rows, stride, channel, mine);
+    second = column_sum(shared, p.partial, p.rows, stride, int64_t(p.second) * p.c + channel, mine);
+    if (threadIdx.x < reduce_columns && mine) {
+      p.sums[channel] = first;
+      p.sums[p.c + channel] = second;
+    }
+  } else {
+    first = mine ? p.sums[channel] : 0;
+    second = mine ? p.sums[p.c + channel] : 0;
+  }
+}
+template <class Unused> __global__ void __launch_bounds__(256) reduce_sums(Partials a) {
   ANX_SHARED(ReduceShared, shared);
-  const int64_t value = int64_t(blockIdx.x) * 32 + threadIdx.x % 32;
-  const bool mine = value < a.values;
-  const double sum = column_sum(shared, a.partial, a.rows, a.stride, mine ? value + a.skip : a.stride);
-  if (threadIdx.x < 32 && mine) a.sums[value] = sum;
+  double first, second;
+  channel_sums(shared, a, int(blockIdx.x) * reduce_columns + int(threadIdx.x) % reduce_columns, first, second);
 }
 
 } // namespace anx
