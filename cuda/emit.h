@@ -42,6 +42,7 @@ public:
   // emit_conv.cu, emit_map.cu
   template <class T> anx_status conv_forward();
   template <class T> anx_status conv_backward();
+  template <class T> bool fused_gradients(const anx::ConvShape &);
   template <class T> void input_gradient(const anx::ConvShape &);
   template <class T> void filter_gradient(const anx::ConvShape &);
   template <class T> anx_status map();

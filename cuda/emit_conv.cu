@@ -32,7 +32,7 @@ constexpr size_t grouped_shared_most = 100 << 10; // two blocks a multiprocessor
 
 // The tile of the grouped kernels with the least work: matrix rows (a tile costs 128, filled or not) and loaded pixels. `deltas`: the
 // filter gradient's tile of D lies in shared memory too. False: none fits.
-static bool plan_grouped(const anx_context *c, const ConvShape &s, bool backward, bool deltas, int element, GroupedTile *best, size_t *shared) {
+static bool plan_grouped(const anx_context *c, const ConvShape &s, bool backward, bool deltas, bool fused, int element, GroupedTile *best, size_t *shared) {
   const int high = backward ? s.h : s.p, wide = backward ? s.w : s.q, step = backward ? 1 : s.stride, taps = s.r * s.r;
   const int outs = backward ? s.c : s.k, group_outs = backward ? s.g : s.go, width = backward ? s.go : s.g;
   GroupedTile t = {};
@@ -53,8 +53,9 @@ static bool plan_grouped(const anx_context *c, const ConvShape &s, bool backward
       t.across = ceil_divide(wide, columns), t.down = ceil_divide(high, rows), t.along = ceil_divide(s.n, t.images);
       const int loaded = t.images * t.in_rows * t.in_columns;
       t.halo_elements = loaded * t.pitch;
-      const size_t fixed = size_t(3 * t.band) * 4 + size_t(t.filter_elements) * size_t(element);
-      const size_t bytes = deltas ? fixed + 3 * slab * 4 + size_t(grouped_pixels * grouped_d_pitch + t.halo_elements) * size_t(element)
+      const size_t fixed = size_t(3 * t.band) * 4 + size_t(t.filter_elements) * size_t(element) +
+                           (fused ? 3 * slab * 4 + size_t(grouped_pixels * grouped_own_pitch) * size_t(element) : 0);
+      const size_t bytes = deltas ? fixed + 3 * slab * 4 + size_t(grouped_pixels * grouped_own_pitch + t.halo_elements) * size_t(element)
                                   : fixed + std::max(size_t(t.halo_elements) * size_t(element), size_t(grouped_pixels * grouped_out_pitch) * 4);
       const double work = double(t.across) * t.down * t.along * (128 + 1.5 * loaded);
       if (bytes > std::min(grouped_shared_most, c->shared_bytes) || (least > 0 && work >= least) || int64_t(t.across) * t.down * t.along > INT32_MAX) continue;
@@ -76,17 +77,17 @@ enum class Family { direct, pointwise, grouped };
 template <class T> static Family family_of(const Emitter &e, const ConvShape &s, bool backward, bool deltas, bool bias, GroupedTile *tile, size_t *shared) {
   if (pointwise<T>(e, s)) return bias && deltas ? Family::direct : Family::pointwise;
   const bool matrix = sizeof(T) == 2 && e.context->sm >= 80 && !(bias && deltas);
-  return matrix && plan_grouped(e.context, s, backward, deltas, sizeof(T), tile, shared) ? Family::grouped : Family::direct;
+  return matrix && plan_grouped(e.context, s, backward, deltas, false, sizeof(T), tile, shared) ? Family::grouped : Family::direct;
 }
 
-// Passes of the filter gradient: units of 16 outputs that touch the most chunks.
-static int grouped_passes(const ConvShape &s) {
+// Passes of a filter gradient: units of the 16 channels (of `outs`, groups of group_outs, which meet `width` channels) that touch the most chunks.
+static int grouped_passes(int outs, int group_outs, int width, int r) {
   int chunks = 1;
-  for (int out0 = 0; out0 < s.k; out0 += 16) {
-    const int base = out0 / slab * slab / s.go * s.g / 8 * 8, last = std::min(out0 + 15, s.k - 1);
-    chunks = std::max(chunks, (last / s.go * s.g + s.g - base + 7) / 8 - (out0 / s.go * s.g - base) / 8);
+  for (int out0 = 0; out0 < outs; out0 += 16) {
+    const int base = out0 / slab * slab / group_outs * width / 8 * 8, last = std::min(out0 + 15, outs - 1);
+    chunks = std::max(chunks, (last / group_outs * width + width - base + 7) / 8 - (out0 / group_outs * width - base) / 8);
   }
-  return ceil_divide(chunks * s.r * s.r, grouped_units);
+  return ceil_divide(chunks * r * r, grouped_units);
 }
 
 template <class T> anx_status Emitter::conv_forward() {
@@ -102,7 +103,7 @@ template <class T> anx_status Emitter::conv_forward() {
   if (op->out[1] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.k);
   if constexpr (sizeof(T) == 2) {
     if (family == Family::pointwise) launch("conv_pointwise_forward", conv_pointwise<T, false>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<T>), a);
-    if (family == Family::grouped) launch("conv_grouped_forward", conv_grouped<T, false>, dim3(columns, rows), grouped_threads, shared, Grouped<T, false>{a, tile});
+    if (family == Family::grouped) launch("conv_grouped_forward", conv_grouped<T, false, false>, dim3(columns, rows), grouped_threads, shared, Grouped<T, false>{a, tile, nullptr});
   }
   if (family == Family::direct) launch("conv_direct_forward", conv_direct_forward<T>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), a);
   if (op->out[1] >= 0) sums_from(1, a.partial, rows, 2, 1, s.k);
@@ -124,7 +125,7 @@ template <class T> void Emitter::input_gradient(const ConvShape &s) {
     if (family == Family::pointwise)
       launch("conv_pointwise_input_gradient", conv_pointwise<T, true>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<T>), a);
     if (family == Family::grouped)
-      launch("conv_grouped_input_gradient", conv_grouped<T, true>, dim3(columns, rows), grouped_threads, shared, Grouped<T, true>{a, tile});
+      launch("conv_grouped_input_gradient", conv_grouped<T, true, false>, dim3(columns, rows), grouped_threads, shared, Grouped<T, true>{a, tile, nullptr});
   }
   if (family == Family::direct) launch("conv_direct_input_gradient", conv_direct_input_gradient<T>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), a);
   if (op->out[3] >= 0) sums_from(3, a.partial, rows, 2, 1, s.c);
@@ -137,7 +138,7 @@ template <class T> void Emitter::filter_gradient(const ConvShape &s) {
   const Family family = family_of<T>(*this, s, false, true, bias, &tile, &shared);
   const int64_t pixels = int64_t(s.n) * s.p * s.q, filters = int64_t(s.k) * s.r * s.r * s.g, values = filters + (bias ? s.k : 0);
   ConvFilterGradient<T> a{s, {in<T>(0), in<T>(1), in<float>(2), in<float>(3), in<float>(4)}, {in<T>(5), in<float>(6), in<float>(7)}, nullptr, 0, bias};
-  const int passes = grouped_passes(s), step = family == Family::pointwise ? 32 : 64;
+  const int passes = grouped_passes(s.k, s.go, s.g, s.r), step = family == Family::pointwise ? 32 : 64;
   const int columns = family == Family::pointwise ? ceil_divide(s.k, 64) * ceil_divide(s.c, 64) : family == Family::grouped ? slabs(s.k) * passes : ceil_divide(values, 256);
   int ranges = int(std::min<int64_t>({(pixels + step - 1) / step, std::max(1, context->info.units * 8 / columns), 4096}));
   if (family == Family::grouped) {
@@ -158,8 +159,33 @@ template <class T> void Emitter::filter_gradient(const ConvShape &s) {
          ReduceFilters{a.partial, ranges, filters, values, out<float>(1), out<float>(2)});
 }
 
+// Both gradients of a grouped convolution in one launch; false where it does not fit.
+template <class T> bool Emitter::fused_gradients(const ConvShape &s) {
+  if constexpr (sizeof(T) == 2) {
+    GroupedTile tile;
+    size_t shared;
+    if (context->sm < 80 || s.r == 1 || s.stride != 1 || op->out[0] < 0 || op->out[2] >= 0 || grouped_passes(s.c, s.g, s.go, s.r) > 1 ||
+        !plan_grouped(context, s, true, false, true, sizeof(T), &tile, &shared))
+      return false;
+    // Two blocks a multiprocessor: every block leaves a whole filter gradient behind.
+    const int columns = slabs(s.c), rows = int(std::min<int64_t>(std::max(1, context->info.units * 2 / columns), int64_t(tile.across) * tile.down * tile.along));
+    const int64_t filters = int64_t(s.k) * s.r * s.r * s.g;
+    ConvInputGradient<T> a{s, {in<T>(0), in<T>(1), in<float>(2), in<float>(3), in<float>(4)}, {in<T>(5), in<float>(6), in<float>(7)}, in<float>(9),
+                           in<float>(8), in<T>(10), out<T>(0), nullptr};
+    if (op->out[3] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.c);
+    float *partial = scratch<float>(uint64_t(rows) * uint64_t(filters));
+    launch("conv_grouped_gradients", conv_grouped<T, true, true>, dim3(columns, rows), grouped_threads, shared, Grouped<T, true>{a, tile, partial});
+    if (op->out[3] >= 0) sums_from(3, a.partial, rows, 2, 1, s.c);
+    launch("reduce_filters", reduce_filters<void>, dim3(ceil_divide(filters, reduce_columns)), 256, sizeof(ReduceShared),
+           ReduceFilters{partial, rows, filters, filters, out<float>(1), nullptr});
+    return true;
+  }
+  return false;
+}
+
 template <class T> anx_status Emitter::conv_backward() {
   const ConvShape s = shape_of(op);
+  if (fused_gradients<T>(s)) return ANX_OK;
   if (op->out[0] >= 0) input_gradient<T>(s);
   filter_gradient<T>(s);
   return ANX_OK;

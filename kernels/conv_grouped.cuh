@@ -7,9 +7,10 @@
 //            warp 128 pixels x 16 channels. The input tile with its halo lies in shared memory, activated, zeros outside the map; an output
 //            pixel is a row of A, found by an address table, so maps of every size and both strides fill the tensor cores alike. Filters
 //            are stationary in shared memory; blockIdx.x is the slab of 64 channels, blockIdx.y strides over tiles.
-//            The input gradient is the same loop over flipped filters; at stride 2 the tile of D has zeros between its pixels.
+//            The input gradient is the same loop over flipped filters; at stride 2 the tile of D has zeros between its pixels. At stride 1
+//            and up to 2 chunks it makes the filter gradient from the same tile (fused): D is then read once.
 // Numerics   products of T (W rounded to T), sums in float over chunks of 8 channels, taps inside.
-// Cost       reads the input (rows + halo) / rows times, writes once. Matrix work: ceil to chunks of 8 channels per 16 outputs, hence 2 times
+// Cost       reads the input (rows + halo) / rows times, writes once; fused backward 4 n accesses where the two kernels take 7 n. Matrix work: ceil to chunks of 8 channels per 16 outputs, hence 2 times
 //            the useful work at g = 8, 1 at 16 and 32, more at widths that straddle; k8 products. Not measured on a GPU yet.
 // Tests      reference/conv.c; conformance cases conv_fwd and conv_bwd in f16 and bf16.
 #pragma once
@@ -43,9 +44,12 @@ struct GroupedTile {
   Divider by_columns, by_map, by_in_columns, by_in_map, by_vectors; // by_vectors: of the widest band
 };
 
+constexpr int grouped_units = 18, grouped_own_pitch = 72; // of a filter gradient: units of (tap, chunk) a warp; pitch of a tile of 64 channels
+
 template <class T, bool backward> struct Grouped {
   PointwiseArguments<T, backward> conv;
   GroupedTile tile;
+  float *filter_partial; // [gridDim.y][k r r g], where the filter gradient is made too
 };
 
 // The depth side of outputs: output i reads channels first .. first + width of the input.
@@ -108,19 +112,69 @@ __device__ __forceinline__ void grouped_load(T *halo, const float *table, const 
   }
 }
 
-template <class T, bool backward> __global__ void __launch_bounds__(grouped_threads) conv_grouped(Grouped<T, backward> a) {
+// Loads 64 channels from out0 on of the tile's own pixels (no halo), activated; pixels outside the map are zeros.
+template <class T, class Side>
+__device__ __forceinline__ void grouped_own(T *own, const float *table, const GroupedTile &t, const Side &side, int images, int high, int wide, int channels, int out0,
+                                            int64_t image0, int row0, int column0) {
+  const int stride = padded(channels), c = threadIdx.x % 8 * 8;
+  for (int slot = threadIdx.x / 8; slot < grouped_pixels; slot += grouped_threads / 8) {
+    const int image = t.by_map.divide(slot), in_map = slot - image * t.rows * t.columns, y = t.by_columns.divide(in_map);
+    const int row = row0 + y, column = column0 + in_map - y * t.columns;
+    Vector8<T> v = zero8<T>();
+    if (slot < t.images * t.rows * t.columns && image0 + image < images && row < high && column < wide && out0 + c < stride) {
+      const int64_t at = (((image0 + image) * high + row) * wide + column) * stride + out0 + c;
+      v = activated(side, table_row(table, slab, c), raw8(side, at), second8(side, at));
+    }
+    store8(own + slot * grouped_own_pitch + c, v);
+  }
+}
+
+// The products of a filter gradient over the tile's pixels: acc[unit] += own(16 channels of the warp)^T halo(8 channels under a tap).
+template <class T>
+__device__ __forceinline__ void grouped_correlate(float (&acc)[grouped_units][4], const T *own, const T *halo, const GroupedTile &t, const int (&unit_at)[grouped_units / 2]) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, pixels = t.images * t.rows * t.columns;
+#pragma unroll 1
+  for (int step = 0; step < pixels; step += 16) {
+    uint32_t af[4];
+    ldmatrix_transposed(4, af, own + (step + lane / 16 * 8 + lane % 8) * grouped_own_pitch + warp * 16 + lane / 8 % 2 * 8);
+    const int slot = step + lane % 16, image = t.by_map.divide(slot), in_map = slot - image * t.rows * t.columns, y = t.by_columns.divide(in_map);
+    const int at = slot < pixels ? ((image * t.in_rows + y * t.step) * t.in_columns + (in_map - y * t.columns) * t.step) * t.pitch : 0;
+#pragma unroll
+    for (int j = 0; j < grouped_units / 2; j++) {
+      uint32_t bf[4];
+      ldmatrix_transposed(4, bf, halo + at + unit_at[j]);
+      mma_k16<T>(acc[2 * j], af, bf);
+      mma_k16<T>(acc[2 * j + 1], af, bf + 2);
+    }
+  }
+}
+
+// Where a unit's channels lie in the halo; lanes 16..31 name the odd one of each pair.
+__device__ __forceinline__ void grouped_units_at(int (&unit_at)[grouped_units / 2], const GroupedTile &t, int r, int first_unit, int units, int chunk_first) {
+#pragma unroll
+  for (int j = 0; j < grouped_units / 2; j++) {
+    const int unit = first_unit + 2 * j + int(threadIdx.x) % 32 / 16, tap = unit % (r * r), chunk = unit / (r * r);
+    unit_at[j] = unit < units ? (tap / r * t.in_columns + tap % r) * t.pitch + (chunk_first + chunk) * 8 : 0;
+  }
+}
+
+// `fused`, of the input gradient at stride 1: makes the filter gradient too, from the same tile of D and the tile's own pixels of A.
+template <class T, bool backward, bool fused> __global__ void __launch_bounds__(grouped_threads) conv_grouped(Grouped<T, backward> a) {
   ANX_SHARED(unsigned char, memory);
   const ConvShape s = a.conv.shape;
   const GroupedTile t = a.tile;
   const Band band = band_of<backward>(s);
   float *const table = reinterpret_cast<float *>(&memory);
-  T *const filters = reinterpret_cast<T *>(table + 3 * t.band);
-  T *const halo = filters + t.filter_elements;
+  float *const table_own = table + 3 * t.band;
+  T *const filters = reinterpret_cast<T *>(table_own + (fused ? 3 * slab : 0));
+  T *const own = filters + t.filter_elements;
+  T *const halo = own + (fused ? grouped_pixels * grouped_own_pitch : 0);
   float *const staged = reinterpret_cast<float *>(halo); // the finished tile takes the place of the input's
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, taps = s.r * s.r, out0 = blockIdx.x * slab;
   const int out_end = out0 + slab < band.outs ? out0 + slab : band.outs, first = band.first(out0) / 8 * 8;
 
   grouped_coefficients(table, t.band, side(a.conv), first, band.channels, grouped_threads);
+  if constexpr (fused) grouped_coefficients(table_own, slab, a.conv.in, out0, s.c, grouped_threads);
   // Filters of the slab, [out][tap][width]; backward: of input channel out, flipped, over the outputs of its group.
   for (int i = thread; i < slab * taps * band.width; i += grouped_threads) {
     const int e = i % band.width, tap = i / band.width % taps, o = i / band.width / taps, out = out0 + o;
@@ -141,6 +195,9 @@ template <class T, bool backward> __global__ void __launch_bounds__(grouped_thre
     const int slot = m * 32 + lane, image = t.by_map.divide(slot), in_map = slot - image * t.rows * t.columns, y = t.by_columns.divide(in_map);
     rows[m] = image < t.images ? ((image * t.in_rows + y * t.step) * t.in_columns + (in_map - y * t.columns) * t.step) * t.pitch : 0;
   }
+  float correlation[fused ? grouped_units : 1][4] = {};
+  int unit_at[fused ? grouped_units / 2 : 1];
+  if constexpr (fused) grouped_units_at(unit_at, t, s.r, 0, (chunk_end - chunk_first) * taps, chunk_first);
   float sums[2][8] = {};
   const int tiles = t.across * t.down * t.along;
   for (int tile = blockIdx.y; tile < tiles; tile += gridDim.y) {
@@ -148,7 +205,11 @@ template <class T, bool backward> __global__ void __launch_bounds__(grouped_thre
     const int64_t image0 = int64_t(tile / t.across / t.down) * t.images;
     __syncthreads(); // table and filters are there; the staged tile before has been read
     grouped_load<T, backward>(halo, table, t, s, side(a.conv), band.channels, first, image0, row0, column0);
+    if constexpr (fused) grouped_own(own, table_own, t, a.conv.in, s.n, s.h, s.w, s.c, out0, image0, row0, column0);
     __syncthreads();
+    if constexpr (fused) {
+      if (live) grouped_correlate(correlation, own, halo, t, unit_at);
+    }
     float acc[8][2][4] = {};
     for (int chunk = chunk_first; chunk < chunk_end; chunk++) {
       int from[2];   // position of the lane's pair of channels in its output's filter
@@ -204,6 +265,16 @@ template <class T, bool backward> __global__ void __launch_bounds__(grouped_thre
       for (int i = 0; i < 8; i++) v[i] = staged[slot * grouped_out_pitch + c + i];
       finish(a.conv, ((image0 + image) * high + row) * wide + column, out0 + c, v, sums);
     }
+  }
+  if constexpr (fused) {
+    float *partial = a.filter_partial + int64_t(blockIdx.y) * s.k * taps * s.g;
+#pragma unroll
+    for (int u = 0; u < grouped_units; u++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int c = mine + lane / 4 + i / 2 * 8, k = first + (chunk_first + u / taps) * 8 + lane % 4 * 2 + i % 2, e = k - band.first(c);
+        if (u < (chunk_end - chunk_first) * taps && c < s.c && e >= 0 && e < s.go) partial[(int64_t(k) * taps + taps - 1 - u % taps) * s.g + c % s.g] = correlation[u][i];
+      }
   }
   __syncthreads();
   if (a.conv.partial) slab_partials(reinterpret_cast<SlabShared<2, 4> &>(*staged), sums, a.conv.partial, blockIdx.y, out0, band.outs);
