@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include "cpu.h"
 
@@ -90,7 +91,10 @@ void anx_pool_run(anx_pool *p, anx_task task, void *arg, int count) {
   atomic_store_explicit(&p->busy, p->threads - 1, memory_order_relaxed);
   announce(p);
   drain(p, 0);
-  while (atomic_load_explicit(&p->busy, memory_order_acquire)) relax();
+  for (int spins = 0; atomic_load_explicit(&p->busy, memory_order_acquire); spins++) {
+    if (spins < SPINS) relax();
+    else sched_yield(); /* more threads than cores: let the last worker run */
+  }
 }
 
 int anx_pool_threads(const anx_pool *p) { return p->threads; }
