@@ -112,7 +112,9 @@ func timeConv(ctx *bindings.Context, kind bindings.OpKind, n, side, c, k, r, str
 		return id
 	}
 	vector := func(channels int) int32 { return put(bindings.Tensor{N: 1, H: 1, W: 1, C: int32(channels)}) }
-	sums := func(channels int) int32 { return put(bindings.Tensor{DType: bindings.F64, N: 2, H: 1, W: 1, C: int32(channels)}) }
+	sums := func(channels int) int32 {
+		return put(bindings.Tensor{DType: bindings.F64, N: 2, H: 1, W: 1, C: int32(channels)})
+	}
 	filter := func() int32 { return put(bindings.Tensor{N: int32(k), H: int32(r), W: int32(r), C: int32(g)}) }
 	p := (side-1)/stride + 1
 	op := bindings.NewOp(kind)
