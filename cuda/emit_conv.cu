@@ -102,8 +102,8 @@ template <class T> anx_status Emitter::conv_forward() {
   ConvForward<T> a{s, {in<T>(0), in<float>(1), in<float>(2)}, in<float>(3), in<float>(4), out<T>(0), nullptr};
   if (op->out[1] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.k);
   if constexpr (sizeof(T) == 2) {
-    if (family == Family::pointwise) launch("conv_pointwise_forward", conv_pointwise<T, false>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<T>), a);
-    if (family == Family::grouped) launch("conv_grouped_forward", conv_grouped<T, false, false>, dim3(columns, rows), grouped_threads, shared, Grouped<T, false>{a, tile, nullptr});
+    if (family == Family::pointwise) launch("conv_pointwise_forward", conv_pointwise<ConvForward<T>>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<T>), a);
+    if (family == Family::grouped) launch("conv_grouped_forward", conv_grouped<ConvForward<T>, false>, dim3(columns, rows), grouped_threads, shared, Grouped<ConvForward<T>>{a, tile, nullptr});
   }
   if (family == Family::direct) launch("conv_direct_forward", conv_direct_forward<T>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), a);
   if (op->out[1] >= 0) sums_from(1, a.partial, rows, 2, 1, s.k);
@@ -123,9 +123,9 @@ template <class T> void Emitter::input_gradient(const ConvShape &s) {
   if (op->out[3] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.c);
   if constexpr (sizeof(T) == 2) {
     if (family == Family::pointwise)
-      launch("conv_pointwise_input_gradient", conv_pointwise<T, true>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<T>), a);
+      launch("conv_pointwise_input_gradient", conv_pointwise<ConvInputGradient<T>>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<T>), a);
     if (family == Family::grouped)
-      launch("conv_grouped_input_gradient", conv_grouped<T, true, false>, dim3(columns, rows), grouped_threads, shared, Grouped<T, true>{a, tile, nullptr});
+      launch("conv_grouped_input_gradient", conv_grouped<ConvInputGradient<T>, false>, dim3(columns, rows), grouped_threads, shared, Grouped<ConvInputGradient<T>>{a, tile, nullptr});
   }
   if (family == Family::direct) launch("conv_direct_input_gradient", conv_direct_input_gradient<T>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), a);
   if (op->out[3] >= 0) sums_from(3, a.partial, rows, 2, 1, s.c);
@@ -174,7 +174,7 @@ template <class T> bool Emitter::fused_gradients(const ConvShape &s) {
                            in<float>(8), in<T>(10), out<T>(0), nullptr};
     if (op->out[3] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.c);
     float *partial = scratch<float>(uint64_t(rows) * uint64_t(filters));
-    launch("conv_grouped_gradients", conv_grouped<T, true, true>, dim3(columns, rows), grouped_threads, shared, Grouped<T, true>{a, tile, partial});
+    launch("conv_grouped_gradients", conv_grouped<ConvInputGradient<T>, true>, dim3(columns, rows), grouped_threads, shared, Grouped<ConvInputGradient<T>>{a, tile, partial});
     if (op->out[3] >= 0) sums_from(3, a.partial, rows, 2, 1, s.c);
     launch("reduce_filters", reduce_filters<void>, dim3(ceil_divide(filters, reduce_columns)), 256, sizeof(ReduceShared),
            ReduceFilters{partial, rows, filters, filters, out<float>(1), nullptr});

@@ -4,7 +4,14 @@
 
 namespace anx {
 
+// Up to three coefficients of 8 neighbouring channels; where there is no affine nothing is applied.
+struct Coefficients {
+  float v[3][8];
+};
+
 template <class T> struct ConvForward {
+  using Element = T;
+  static constexpr bool backward = false;
   ConvShape shape;
   Input<T> in;
   const float *filter, *bias;
@@ -12,14 +19,20 @@ template <class T> struct ConvForward {
   float *partial; // [gridDim.x][2][k], or NULL
 };
 
+// What finishing 8 channels needs, the same for every pixel.
+template <class T> __device__ __forceinline__ Coefficients finish_coefficients(const ConvForward<T> &a, int k0) {
+  Coefficients k;
+  vector8(k.v[0], a.bias, k0, a.shape.k);
+  return k;
+}
 // 8 finished values of Y: + bias, rounded; sums of the rounded values.
 template <class T>
-__device__ __forceinline__ void finish_output(const ConvForward<T> &a, int64_t pixel, int k0, float (&v)[8], float (&sums)[2][8]) {
+__device__ __forceinline__ void finish(const ConvForward<T> &a, const Coefficients &k, int64_t pixel, int k0, float (&v)[8], float (&sums)[2][8]) {
   Vector8<T> out = zero8<T>();
 #pragma unroll
   for (int i = 0; i < 8; i++) {
     if (k0 + i >= a.shape.k) continue;
-    out.v[i] = stored<T>(a.bias ? v[i] + a.bias[k0 + i] : v[i]);
+    out.v[i] = stored<T>(v[i] + k.v[0][i]);
     const float rounded = to_float(out.v[i]);
     sums[0][i] += rounded;
     sums[1][i] += rounded * rounded;
@@ -28,6 +41,8 @@ __device__ __forceinline__ void finish_output(const ConvForward<T> &a, int64_t p
 }
 
 template <class T> struct ConvInputGradient {
+  using Element = T;
+  static constexpr bool backward = true;
   ConvShape shape;
   Incoming<T> d;
   Input<T> in; // the mask is act(X) > 0 where s is given
@@ -37,9 +52,16 @@ template <class T> struct ConvInputGradient {
   float *partial; // [gridDim.x][2][c]: sums of dX and dX (X - mean); or NULL
 };
 
-// A finished value of dX: + add, masked, rounded; its sums.
+template <class T> __device__ __forceinline__ Coefficients finish_coefficients(const ConvInputGradient<T> &a, int c0) {
+  Coefficients k;
+  vector8(k.v[0], a.in.s, c0, a.shape.c);
+  vector8(k.v[1], a.in.t, c0, a.shape.c);
+  vector8(k.v[2], a.mean, c0, a.shape.c);
+  return k;
+}
+// 8 finished values of dX: + add, masked, rounded; their sums.
 template <class T>
-__device__ __forceinline__ void finish_gradient(const ConvInputGradient<T> &a, int64_t pixel, int c0, float (&v)[8], float (&sums)[2][8]) {
+__device__ __forceinline__ void finish(const ConvInputGradient<T> &a, const Coefficients &k, int64_t pixel, int c0, float (&v)[8], float (&sums)[2][8]) {
   const int cs = padded(a.shape.c);
   const int64_t at = pixel * cs + c0;
   Vector8<T> out = zero8<T>(), x = zero8<T>(), add = zero8<T>();
@@ -47,16 +69,15 @@ __device__ __forceinline__ void finish_gradient(const ConvInputGradient<T> &a, i
   if (a.add) add = load8(a.add + at);
 #pragma unroll
   for (int i = 0; i < 8; i++) {
-    const int c = c0 + i;
-    if (c >= a.shape.c) continue;
+    if (c0 + i >= a.shape.c) continue;
     float value = v[i] + to_float(add.v[i]);
     const float raw = to_float(x.v[i]);
-    if (a.in.s && !(affine(a.in.s[c], raw, a.in.t[c]) > 0.f)) value = 0.f;
+    if (a.in.s && !(affine(k.v[0][i], raw, k.v[1][i]) > 0.f)) value = 0.f;
     out.v[i] = stored<T>(value);
     if (a.partial) {
       const float rounded = to_float(out.v[i]);
       sums[0][i] += rounded;
-      sums[1][i] += rounded * (raw - a.mean[c]);
+      sums[1][i] += rounded * (raw - k.v[2][i]);
     }
   }
   store8(a.dx + at, out);
@@ -71,10 +92,6 @@ template <class T> struct ConvFilterGradient {
   int bias;
 };
 
-// Up to three coefficients of 8 neighbouring channels; where there is no affine nothing is applied.
-struct Coefficients {
-  float v[3][8];
-};
 template <class T> __device__ __forceinline__ void coefficients(Coefficients &k, const Input<T> &in, int c0, int channels) {
   vector8(k.v[0], in.s, c0, channels);
   vector8(k.v[1], in.t, c0, channels);

@@ -53,6 +53,7 @@ template <class T> __global__ void __launch_bounds__(map_threads) conv_direct_in
   const ConvShape s = a.shape;
   const int cs = padded(s.c), ks = padded(s.k), c0 = blockIdx.y * slab + threadIdx.x % 8 * 8, half = s.r / 2;
   const int64_t pixels = int64_t(s.n) * s.h * s.w;
+  const Coefficients k8 = finish_coefficients(a, c0);
   float sums[2][8] = {};
   if (c0 < cs)
     for (int64_t pixel = int64_t(blockIdx.x) * map_rows + threadIdx.x / 8; pixel < pixels; pixel += int64_t(gridDim.x) * map_rows) {
@@ -78,7 +79,7 @@ template <class T> __global__ void __launch_bounds__(map_threads) conv_direct_in
         }
         v[i] = sum;
       }
-      finish_gradient(a, pixel, c0, v, sums);
+      finish(a, k8, pixel, c0, v, sums);
     }
   if (a.partial) slab_partials(shared, sums, a.partial, blockIdx.x, blockIdx.y * slab, s.c);
 }

@@ -46,8 +46,8 @@ struct GroupedTile {
 
 constexpr int grouped_units = 18, grouped_own_pitch = 72; // of a filter gradient: units of (tap, chunk) a warp; pitch of a tile of 64 channels
 
-template <class T, bool backward> struct Grouped {
-  PointwiseArguments<T, backward> conv;
+template <class Conv> struct Grouped {
+  Conv conv; // ConvForward or ConvInputGradient
   GroupedTile tile;
   float *filter_partial; // [gridDim.y][k r r g], where the filter gradient is made too
 };
@@ -89,7 +89,10 @@ __device__ __forceinline__ Coefficients table_row(const float *table, int band, 
 #pragma unroll
   for (int j = 0; j < 3; j++)
 #pragma unroll
-    for (int e = 0; e < 8; e++) k.v[j][e] = table[j * band + c + e];
+    for (int e = 0; e < 8; e += 4) {
+      const float4 four = *reinterpret_cast<const float4 *>(table + j * band + c + e);
+      k.v[j][e] = four.x, k.v[j][e + 1] = four.y, k.v[j][e + 2] = four.z, k.v[j][e + 3] = four.w;
+    }
   return k;
 }
 
@@ -159,7 +162,9 @@ __device__ __forceinline__ void grouped_units_at(int (&unit_at)[grouped_units / 
 }
 
 // `fused`, of the input gradient at stride 1: makes the filter gradient too, from the same tile of D and the tile's own pixels of A.
-template <class T, bool backward, bool fused> __global__ void __launch_bounds__(grouped_threads) conv_grouped(Grouped<T, backward> a) {
+template <class Conv, bool fused> __global__ void __launch_bounds__(grouped_threads) conv_grouped(Grouped<Conv> a) {
+  using T = typename Conv::Element;
+  constexpr bool backward = Conv::backward;
   ANX_SHARED(unsigned char, memory);
   const ConvShape s = a.conv.shape;
   const GroupedTile t = a.tile;
@@ -254,6 +259,7 @@ template <class T, bool backward, bool fused> __global__ void __launch_bounds__(
         for (int i = 0; i < 4; i++)
           staged[(m * 16 + lane / 4 + i / 2 * 8) * grouped_out_pitch + warp * 16 + n * 8 + lane % 4 * 2 + i % 2] = acc[m][n][i];
     __syncthreads();
+    const Coefficients k8 = finish_coefficients(a.conv, out0 + thread % 8 * 8);
     const int c = thread % 8 * 8, high = backward ? s.h : s.p, wide = backward ? s.w : s.q;
 #pragma unroll 1
     for (int slot = thread / 8; slot < t.images * t.rows * t.columns; slot += grouped_threads / 8) {
@@ -263,7 +269,7 @@ template <class T, bool backward, bool fused> __global__ void __launch_bounds__(
       float v[8];
 #pragma unroll
       for (int i = 0; i < 8; i++) v[i] = staged[slot * grouped_out_pitch + c + i];
-      finish(a.conv, ((image0 + image) * high + row) * wide + column, out0 + c, v, sums);
+      finish(a.conv, k8, ((image0 + image) * high + row) * wide + column, out0 + c, v, sums);
     }
   }
   if constexpr (fused) {

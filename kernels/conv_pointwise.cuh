@@ -11,7 +11,6 @@
 // Cost       2 n accesses forward, 3 to 5 backward, bound by memory up to some hundred channels; not measured on a GPU yet.
 // Tests      reference/conv.c; conformance cases conv_fwd and conv_bwd in f16 and bf16.
 #pragma once
-#include <type_traits>
 #include "conv.cuh"
 
 namespace anx {
@@ -38,17 +37,12 @@ template <bool backward> __device__ __forceinline__ int64_t pointwise_source(con
   return (image * s.p + y / s.stride) * s.q + x / s.stride;
 }
 
-template <class T, bool backward> using PointwiseArguments = typename std::conditional<backward, ConvInputGradient<T>, ConvForward<T>>::type;
 template <class T> __device__ __forceinline__ const Input<T> &side(const ConvForward<T> &a) { return a.in; }
 template <class T> __device__ __forceinline__ const Incoming<T> &side(const ConvInputGradient<T> &a) { return a.d; }
-template <class T> __device__ __forceinline__ void finish(const ConvForward<T> &a, int64_t pixel, int c0, float (&v)[8], float (&sums)[2][8]) {
-  finish_output(a, pixel, c0, v, sums);
-}
-template <class T> __device__ __forceinline__ void finish(const ConvInputGradient<T> &a, int64_t pixel, int c0, float (&v)[8], float (&sums)[2][8]) {
-  finish_gradient(a, pixel, c0, v, sums);
-}
-
-template <class T, bool backward> __global__ void __launch_bounds__(pointwise_threads, 3) conv_pointwise(PointwiseArguments<T, backward> a) {
+// Conv is ConvForward or ConvInputGradient.
+template <class Conv> __global__ void __launch_bounds__(pointwise_threads, 3) conv_pointwise(Conv a) {
+  using T = typename Conv::Element;
+  constexpr bool backward = Conv::backward;
   ANX_SHARED(PointwiseShared<T>, shared);
   const ConvShape s = a.shape;
   const int depth = backward ? s.k : s.c, columns = backward ? s.c : s.k, depth_stride = padded(depth), column0 = blockIdx.x * pointwise_columns;
@@ -119,6 +113,7 @@ template <class T, bool backward> __global__ void __launch_bounds__(pointwise_th
         for (int i = 0; i < 4; i++) shared.out[warp][m * 16 + lane / 4 + i / 2 * 8][n * 8 + lane % 4 * 2 + i % 2] = acc[m][n][i];
     __syncwarp();
     const int c0 = column0 + lane % 8 * 8;
+    const Coefficients k8 = finish_coefficients(a, c0);
 #pragma unroll 1
     for (int r = lane / 8; r < 32; r += 4) {
       const int64_t row = first + warp * 32 + r;
@@ -126,7 +121,7 @@ template <class T, bool backward> __global__ void __launch_bounds__(pointwise_th
       float v[8];
 #pragma unroll
       for (int i = 0; i < 8; i++) v[i] = shared.out[warp][r][lane % 8 * 8 + i];
-      finish(a, row, c0, v, sums);
+      finish(a, k8, row, c0, v, sums);
     }
     __syncthreads();
   }
