@@ -24,6 +24,6 @@ for source in cuda/*.cpp cuda/*.cu; do
   nice -n 15 "$nvcc" -x cu "${flags[@]}" "${targets[@]}" -Xptxas -v -c "$source" -o "$object" 2> "$out/objects/log" || { cat "$out/objects/log" >&2; exit 1; }
   cat "$out/objects/log" >> "$out/ptxas.txt"
 done
-g++ -shared -o "$out/libanx_cuda.so" "${objects[@]}" -L"$libraries" -lcudart_static -ldl -lrt -lpthread -Wl,--no-undefined
+g++ -shared -static-libstdc++ -static-libgcc -o "$out/libanx_cuda.so" "${objects[@]}" -L"$libraries" -lcudart_static -ldl -lrt -lpthread -Wl,--no-undefined
 python3 scripts/gpu_check_spills.py "$out/ptxas.txt"
 echo "$out/libanx_cuda.so: $(stat -c %s "$out/libanx_cuda.so") bytes in $((SECONDS - started)) s"
