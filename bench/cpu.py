@@ -192,6 +192,7 @@ def main():
                     compiled = space == "default" and i < mode["compile"][resolution]
                     r = compare(ours, crew, n, resolution, mode, compiled, slow_forms=i < 4)
                     report[space].append(r)
+                    (build / "unfinished.json").write_text(json.dumps(report))  # what there is, should the run be cut off
                     best = max((v.get("images_per_second", 0), k) for k, v in r["peer"].items() if k.startswith("fp32"))
                     mine = r["anynetx"]["fp32"]["images_per_second"]
                     say(f"{space} {resolution} px {i + 1}/{count} {n['id']}: anynetx {mine:.1f}, PyTorch {best[0]:.1f} ({best[1]}): {mine / best[0]:.2f}x")
