@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -131,6 +132,9 @@ void fiber_main() {
 }
 
 void reset(Fiber &f) {
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(f.stack, stack_bytes); // frames of the block before were left, not returned from
+#endif
   char *top = f.stack + stack_bytes;
 #if defined(__x86_64__)
   void **s = reinterpret_cast<void **>(top);
