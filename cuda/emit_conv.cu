@@ -150,7 +150,7 @@ template <class T> void Emitter::filter_gradient(const ConvShape &s) {
   a.partial = scratch<float>(uint64_t(ranges) * uint64_t(values));
   if constexpr (sizeof(T) == 2) {
     if (family == Family::pointwise)
-      launch("conv_pointwise_filter_gradient", conv_pointwise_filter_gradient<T>, dim3(columns, ranges), pointwise_threads, pointwise_filter_shared<T>, a);
+      launch("conv_pointwise_filter_gradient", conv_pointwise_filter_gradient<T>, dim3(columns, ranges), pointwise_filter_threads, pointwise_filter_shared<T>, a);
     if (family == Family::grouped)
       launch("conv_grouped_filter_gradient", conv_grouped_filter_gradient<T>, dim3(columns, ranges), grouped_threads, shared, GroupedFilter<T>{a, tile, passes});
   }

@@ -2,9 +2,9 @@
 //
 // Computes   Y = act(X) W^T [+ bias] with sums; dX = D W [+ add], masked, with sums; dW = D^T act(X), D = al G + be Y + de on load.
 // Layout     maps [pixels][channels padded to 8] of T (half or bfloat16), W and dW float [k][c].
-// Mapping    forward and input gradient: 128 threads make 128 pixels x 64 channels in steps of 32 of the depth, a warp 32 x 64; blockIdx.x is
+// Mapping    forward and input gradient: 256 threads make 128 pixels x 64 channels in steps of 32 of the depth, a warp 32 x 32; blockIdx.x is
 //            the tile of channels (neighbours share pixels in the second cache), blockIdx.y strides over tiles of pixels. Filter gradient:
-//            64 k x 64 c per block in steps of 32 pixels, a warp 32 x 32; blockIdx.y is a range of pixels.
+//            64 k x 64 c per block of 128 threads in steps of 32 pixels, a warp 32 x 32; blockIdx.y is a range of pixels.
 //            The next step's values travel to registers while the tensor cores work, through two buffers of shared memory.
 // Numerics   products of T, sums in float by k16 steps; W rounded to T. Strides: pixels between the samples of a strided input gradient
 //            get add or 0.
@@ -15,15 +15,16 @@
 
 namespace anx {
 
-constexpr int pointwise_rows = 128, pointwise_columns = 64, pointwise_depth = 32, pointwise_pitch = 40, pointwise_threads = 128;
+constexpr int pointwise_rows = 128, pointwise_columns = 64, pointwise_depth = 32, pointwise_pitch = 40, pointwise_threads = 256,
+              pointwise_filter_threads = 128;
 
 template <class T> struct PointwiseStage {
   T a[pointwise_rows][pointwise_pitch], b[pointwise_columns][pointwise_pitch]; // a pitch of 80 bytes: 8 rows of ldmatrix in 8 bank groups
 };
 template <class T> union PointwiseShared {
   PointwiseStage<T> stage[2];
-  float out[4][32][68];
-  SlabShared<2, 4> sums;
+  float out[pointwise_rows][68];
+  SlabShared<2> sums;
 };
 
 // The pixel that row `row` of the output reads, or -1.
@@ -40,33 +41,33 @@ template <bool backward> __device__ __forceinline__ int64_t pointwise_source(con
 template <class T> __device__ __forceinline__ const Input<T> &side(const ConvForward<T> &a) { return a.in; }
 template <class T> __device__ __forceinline__ const Incoming<T> &side(const ConvInputGradient<T> &a) { return a.d; }
 // Conv is ConvForward or ConvInputGradient.
-template <class Conv> __global__ void __launch_bounds__(pointwise_threads, 3) conv_pointwise(Conv a) {
+template <class Conv> __global__ void __launch_bounds__(pointwise_threads, 2) conv_pointwise(Conv a) {
   using T = typename Conv::Element;
   constexpr bool backward = Conv::backward;
   ANX_SHARED(PointwiseShared<T>, shared);
   const ConvShape s = a.shape;
   const int depth = backward ? s.k : s.c, columns = backward ? s.c : s.k, depth_stride = padded(depth), column0 = blockIdx.x * pointwise_columns;
   const int64_t rows = backward ? int64_t(s.n) * s.h * s.w : int64_t(s.n) * s.p * s.q;
-  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, vector = thread % 4 * 8;
+  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, vector = thread % 4 * 8, warp_row = warp % 4 * 32, warp_column = warp / 4 * 32;
   float sums[2][8] = {};
   for (int64_t first = int64_t(blockIdx.y) * pointwise_rows; first < rows; first += int64_t(gridDim.y) * pointwise_rows) {
-    int64_t source[4];
+    int64_t source[2];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int64_t row = first + thread / 4 + 32 * i;
+    for (int i = 0; i < 2; i++) {
+      const int64_t row = first + thread / 4 + 64 * i;
       source[i] = row < rows ? pointwise_source<backward>(s, row) : -1;
     }
-    Vector8<T> x[4], y[4];
-    float w[16];
+    Vector8<T> x[2], y[2];
+    float w[8];
     const auto fetch = [&](int d0) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
+      for (int i = 0; i < 2; i++) {
         const bool there = source[i] >= 0 && d0 + vector < depth_stride;
         x[i] = there ? raw8(side(a), source[i] * depth_stride + d0 + vector) : zero8<T>();
         y[i] = there ? second8(side(a), source[i] * depth_stride + d0 + vector) : zero8<T>();
       }
 #pragma unroll
-      for (int j = 0; j < 16; j++) {
+      for (int j = 0; j < 8; j++) {
         const int e = thread + pointwise_threads * j, n = column0 + (backward ? e % 64 : e / 32), d = d0 + (backward ? e / 64 : e % 32);
         w[j] = n < columns && d < depth ? a.filter[backward ? int64_t(d) * columns + n : int64_t(n) * depth + d] : 0.f;
       }
@@ -75,14 +76,14 @@ template <class Conv> __global__ void __launch_bounds__(pointwise_threads, 3) co
       Coefficients k;
       coefficients(k, side(a), d0 + vector, depth);
 #pragma unroll
-      for (int i = 0; i < 4; i++) store8(&stage.a[thread / 4 + 32 * i][vector], source[i] >= 0 ? activated(side(a), k, x[i], y[i]) : zero8<T>());
+      for (int i = 0; i < 2; i++) store8(&stage.a[thread / 4 + 64 * i][vector], source[i] >= 0 ? activated(side(a), k, x[i], y[i]) : zero8<T>());
 #pragma unroll
-      for (int j = 0; j < 16; j++) {
+      for (int j = 0; j < 8; j++) {
         const int e = thread + pointwise_threads * j;
         stage.b[backward ? e % 64 : e / 32][backward ? e / 64 : e % 32] = stored<T>(w[j]);
       }
     };
-    float acc[2][8][4] = {};
+    float acc[2][4][4] = {};
     fetch(0);
     deposit(shared.stage[0], 0);
     __syncthreads();
@@ -92,15 +93,15 @@ template <class Conv> __global__ void __launch_bounds__(pointwise_threads, 3) co
       const PointwiseStage<T> &stage = shared.stage[turn];
 #pragma unroll
       for (int d = 0; d < pointwise_depth; d += 16) {
-        uint32_t af[2][4], bf[8][2];
+        uint32_t af[2][4], bf[4][2];
 #pragma unroll
-        for (int m = 0; m < 2; m++) ldmatrix(4, af[m], &stage.a[warp * 32 + m * 16 + lane % 16][d + lane / 16 * 8]);
+        for (int m = 0; m < 2; m++) ldmatrix(4, af[m], &stage.a[warp_row + m * 16 + lane % 16][d + lane / 16 * 8]);
 #pragma unroll
-        for (int n = 0; n < 8; n += 2) ldmatrix(4, bf[n], &stage.b[n * 8 + lane / 16 * 8 + lane % 8][d + lane / 8 % 2 * 8]);
+        for (int n = 0; n < 4; n += 2) ldmatrix(4, bf[n], &stage.b[warp_column + n * 8 + lane / 16 * 8 + lane % 8][d + lane / 8 % 2 * 8]);
 #pragma unroll
         for (int m = 0; m < 2; m++)
 #pragma unroll
-          for (int n = 0; n < 8; n++) mma_k16<T>(acc[m][n], af[m], bf[n]);
+          for (int n = 0; n < 4; n++) mma_k16<T>(acc[m][n], af[m], bf[n]);
       }
       if (more) deposit(shared.stage[turn ^ 1], d0 + pointwise_depth);
       __syncthreads();
@@ -108,19 +109,19 @@ template <class Conv> __global__ void __launch_bounds__(pointwise_threads, 3) co
 #pragma unroll
     for (int m = 0; m < 2; m++)
 #pragma unroll
-      for (int n = 0; n < 8; n++)
+      for (int n = 0; n < 4; n++)
 #pragma unroll
-        for (int i = 0; i < 4; i++) shared.out[warp][m * 16 + lane / 4 + i / 2 * 8][n * 8 + lane % 4 * 2 + i % 2] = acc[m][n][i];
-    __syncwarp();
-    const int c0 = column0 + lane % 8 * 8;
+        for (int i = 0; i < 4; i++) shared.out[warp_row + m * 16 + lane / 4 + i / 2 * 8][warp_column + n * 8 + lane % 4 * 2 + i % 2] = acc[m][n][i];
+    __syncthreads();
+    const int c0 = column0 + thread % 8 * 8;
     const Coefficients k8 = finish_coefficients(a, c0);
 #pragma unroll 1
-    for (int r = lane / 8; r < 32; r += 4) {
-      const int64_t row = first + warp * 32 + r;
+    for (int r = thread / 8; r < pointwise_rows; r += pointwise_threads / 8) {
+      const int64_t row = first + r;
       if (row >= rows || c0 >= padded(columns)) continue;
       float v[8];
 #pragma unroll
-      for (int i = 0; i < 8; i++) v[i] = shared.out[warp][r][lane % 8 * 8 + i];
+      for (int i = 0; i < 8; i++) v[i] = shared.out[r][thread % 8 * 8 + i];
       finish(a, k8, row, c0, v, sums);
     }
     __syncthreads();
@@ -132,7 +133,7 @@ template <class T> struct PointwiseFilterStage {
   T d[pointwise_depth][72], x[pointwise_depth][72]; // 144 bytes a pixel: 8 rows of ldmatrix in 8 bank groups
 };
 
-template <class T> __global__ void __launch_bounds__(pointwise_threads) conv_pointwise_filter_gradient(ConvFilterGradient<T> a) {
+template <class T> __global__ void __launch_bounds__(pointwise_filter_threads) conv_pointwise_filter_gradient(ConvFilterGradient<T> a) {
   struct Shared { PointwiseFilterStage<T> stage[2]; };
   ANX_SHARED(Shared, shared);
   const ConvShape s = a.shape;
