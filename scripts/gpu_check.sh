@@ -17,9 +17,10 @@ if [ "${1:-}" = pack ]; then
 fi
 
 [ -x "$kit/verify.test" ] || { echo "nothing is packed: run scripts/gpu_check.sh pack where Go is" >&2; exit 2; }
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || { echo "no GPU here" >&2; exit 1; }
+${SMI:-nvidia-smi} --query-gpu=name,driver_version,memory.total --format=csv,noheader || { echo "no GPU here" >&2; exit 1; }
 mkdir -p "$out"
-export ANX_LIBRARY_DIR=$PWD/$kit ANX_CUDA_BACKEND=cuda ANX_REQUIRE=cuda
+export ANX_LIBRARY_DIR=$PWD/$kit ANX_CUDA_BACKEND=${ANX_CUDA_BACKEND:-cuda}
+export ANX_REQUIRE=$ANX_CUDA_BACKEND # SMI=true ANX_CUDA_BACKEND=cuda_host tries the script without a GPU
 failed=0 skipped=0
 part() { # name, seconds, command...
   local name=$1 seconds=$2 started=$SECONDS

@@ -166,3 +166,15 @@ func timeConv(ctx *bindings.Context, kind bindings.OpKind, n, side, c, k, r, str
 	}
 	return float64(ns[0]) / runs * 1e-3, bytes, nil
 }
+
+// TestTimedRecords: what TestKernels measures is legal and runs, on small maps; so that no time on a GPU is lost to it.
+func TestTimedRecords(t *testing.T) {
+	ctx := open(t, backend())
+	for _, kind := range []bindings.OpKind{bindings.ConvFwd, bindings.ConvBwd} {
+		for _, s := range [][5]int{{8, 32, 32, 3, 16}, {8, 33, 33, 3, 11}, {8, 16, 24, 1, 16}, {12, 3, 32, 7, 3}} {
+			if _, _, err := timeConv(ctx, kind, 1, s[0], s[1], s[2], s[3], 1, s[4], bindings.F16); err != nil {
+				t.Errorf("%v %v: %v", kind, s, err)
+			}
+		}
+	}
+}
