@@ -138,16 +138,17 @@ template <class T> void Emitter::filter_gradient(const ConvShape &s) {
   const Family family = family_of<T>(*this, s, false, true, bias, &tile, &shared);
   const int64_t pixels = int64_t(s.n) * s.p * s.q, filters = int64_t(s.k) * s.r * s.r * s.g, values = filters + (bias ? s.k : 0);
   ConvFilterGradient<T> a{s, {in<T>(0), in<T>(1), in<float>(2), in<float>(3), in<float>(4)}, {in<T>(5), in<float>(6), in<float>(7)}, nullptr, 0, bias};
-  const int passes = grouped_passes(s.k, s.go, s.g, s.r), step = family == Family::pointwise ? 32 : 64;
+  const int passes = grouped_passes(s.k, s.go, s.g, s.r), step = family == Family::pointwise ? 32 : 64, least = family == Family::pointwise ? 256 : 64;
   const int columns = family == Family::pointwise ? ceil_divide(s.k, 64) * ceil_divide(s.c, 64) : family == Family::grouped ? slabs(s.k) * passes : ceil_divide(values, 256);
-  int ranges = int(std::min<int64_t>({(pixels + step - 1) / step, std::max(1, context->info.units * 8 / columns), 4096}));
+  int ranges = int(std::min<int64_t>({(pixels + least - 1) / least, std::max(1, context->info.units * 8 / columns), 4096}));
   if (family == Family::grouped) {
     ranges = int(std::min<int64_t>(std::max(1, context->info.units * 4 / columns), int64_t(tile.across) * tile.down * tile.along));
   } else {
     a.per_range = ((pixels + ranges - 1) / ranges + step - 1) / step * step;
     ranges = ceil_divide(pixels, a.per_range);
   }
-  a.partial = scratch<float>(uint64_t(ranges) * uint64_t(values));
+  const bool single = ranges == 1 && !bias; // a single partial is the gradient
+  a.partial = single ? out<float>(1) : scratch<float>(uint64_t(ranges) * uint64_t(values));
   if constexpr (sizeof(T) == 2) {
     if (family == Family::pointwise)
       launch("conv_pointwise_filter_gradient", conv_pointwise_filter_gradient<T>, dim3(columns, ranges), pointwise_filter_threads, pointwise_filter_shared<T>, a);
@@ -155,7 +156,7 @@ template <class T> void Emitter::filter_gradient(const ConvShape &s) {
       launch("conv_grouped_filter_gradient", conv_grouped_filter_gradient<T>, dim3(columns, ranges), grouped_threads, shared, GroupedFilter<T>{a, tile, passes});
   }
   if (family == Family::direct) launch("conv_direct_filter_gradient", conv_direct_filter_gradient<T>, dim3(columns, ranges), 256, 0, a);
-  launch("reduce_filters", reduce_filters<void>, dim3(ceil_divide(values, reduce_columns)), 256, sizeof(ReduceShared),
+  if (!single) launch("reduce_filters", reduce_filters<void>, dim3(ceil_divide(values, reduce_columns)), 256, sizeof(ReduceShared),
          ReduceFilters{a.partial, ranges, filters, values, out<float>(1), out<float>(2)});
 }
 
@@ -173,10 +174,10 @@ template <class T> bool Emitter::fused_gradients(const ConvShape &s) {
     ConvInputGradient<T> a{s, {in<T>(0), in<T>(1), in<float>(2), in<float>(3), in<float>(4)}, {in<T>(5), in<float>(6), in<float>(7)}, in<float>(9),
                            in<float>(8), in<T>(10), out<T>(0), nullptr};
     if (op->out[3] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.c);
-    float *partial = scratch<float>(uint64_t(rows) * uint64_t(filters));
+    float *partial = rows == 1 ? out<float>(1) : scratch<float>(uint64_t(rows) * uint64_t(filters)); // a single partial is the gradient
     launch("conv_grouped_gradients", conv_grouped<ConvInputGradient<T>, true>, dim3(columns, rows), grouped_threads, shared, Grouped<ConvInputGradient<T>>{a, tile, partial});
     if (op->out[3] >= 0) sums_from(3, a.partial, rows, 2, 1, s.c);
-    launch("reduce_filters", reduce_filters<void>, dim3(ceil_divide(filters, reduce_columns)), 256, sizeof(ReduceShared),
+    if (rows > 1) launch("reduce_filters", reduce_filters<void>, dim3(ceil_divide(filters, reduce_columns)), 256, sizeof(ReduceShared),
            ReduceFilters{partial, rows, filters, filters, out<float>(1), nullptr});
     return true;
   }
