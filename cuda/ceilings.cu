@@ -12,7 +12,7 @@ namespace {
 struct Timer {
   anx_context *context;
   cudaEvent_t begin = nullptr, end = nullptr;
-  double seconds_each; // for one figure
+  double seconds_each = 0; // for one figure
   anx_status status = ANX_OK;
 
   bool right(cudaError_t e) {
@@ -56,8 +56,7 @@ anx_status ceilings(anx_context *c, anx_ceilings *out, double seconds) {
     cudaFree(from);
     return fail_memory(c, "ceilings", 2 * bytes);
   }
-  Timer t{c};
-  t.seconds_each = seconds / 4;
+  Timer t{c, nullptr, nullptr, seconds / 4};
   if (t.right(cudaEventCreate(&t.begin)) && t.right(cudaEventCreate(&t.end)) && t.right(cudaMemsetAsync(from, 0, bytes, c->stream))) {
     const int units = c->info.units;
     Ceiling a{static_cast<const uint4 *>(from), static_cast<uint4 *>(to), static_cast<float *>(to), int64_t(bytes / 16)};

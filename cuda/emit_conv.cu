@@ -18,7 +18,7 @@ static ConvShape shape_of(const anx_op *o) {
 
 // What tensor cores take; everything else goes to the direct kernels.
 template <class T> static bool pointwise(const Emitter &e, const ConvShape &s) {
-  return sizeof(T) == 2 && e.context->sm >= 80 && s.r == 1 && s.g == s.c;
+  return sizeof(T) == 2 && e.context->sm >= 80 && s.r == 1 && s.g == s.c && int64_t(s.n) * s.h * s.w <= INT32_MAX;
 }
 
 // Blocks over tiles of pixels beside `columns` tiles of channels: four a multiprocessor fill it.

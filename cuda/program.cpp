@@ -110,7 +110,7 @@ static anx_status check_slots(anx_context *c, const anx_program *p, const double
     const anx_op *o = &p->ops[size_t(i)];
     if (o->kind == ANX_INPUT) {
       const anx_tensor *table = &p->tensors[size_t(o->in[2])];
-      const double rows = double(table->n) * table->h * table->w * table->c / ANX_SAMPLE_COLUMNS, wanted = slots[o->slot[0]];
+      const double rows = double(table->n) * table->h * table->w * table->c / double(ANX_SAMPLE_COLUMNS), wanted = slots[o->slot[0]];
       if (!(wanted >= 0 && wanted + o->n <= rows) || wanted != floor(wanted))
         return anx_cuda_fail_op(c, ANX_INVALID_ARGUMENT, i, o, "%d rows from %g on of a sample table of %.0f", o->n, wanted, rows);
     } else if (o->kind == ANX_XENT) {

@@ -21,10 +21,13 @@ constexpr int pointwise_rows = 128, pointwise_columns = 64, pointwise_depth = 32
 template <class T> struct PointwiseStage {
   T a[pointwise_rows][pointwise_pitch], b[pointwise_columns][pointwise_pitch]; // a pitch of 80 bytes: 8 rows of ldmatrix in 8 bank groups
 };
-template <class T> union PointwiseShared {
-  PointwiseStage<T> stage[2];
-  float out[pointwise_rows][68];
-  SlabShared<2> sums;
+template <class T> struct PointwiseShared {
+  union {
+    PointwiseStage<T> stage[2];
+    float out[pointwise_rows][68];
+    SlabShared<2> sums;
+  };
+  float kept[2][8][pointwise_threads]; // the threads' sums between tiles: registers are scarce in the loop
 };
 
 // The pixel that row `row` of the output reads, or -1.
@@ -44,18 +47,20 @@ template <class T> __device__ __forceinline__ const Incoming<T> &side(const Conv
 template <class Conv> __global__ void __launch_bounds__(pointwise_threads, 2) conv_pointwise(Conv a) {
   using T = typename Conv::Element;
   constexpr bool backward = Conv::backward;
+  ANX_NEEDS_SM80;
   ANX_SHARED(PointwiseShared<T>, shared);
   const ConvShape s = a.shape;
   const int depth = backward ? s.k : s.c, columns = backward ? s.c : s.k, depth_stride = padded(depth), column0 = blockIdx.x * pointwise_columns;
   const int64_t rows = backward ? int64_t(s.n) * s.h * s.w : int64_t(s.n) * s.p * s.q;
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, vector = thread % 4 * 8, warp_row = warp % 4 * 32, warp_column = warp / 4 * 32;
-  float sums[2][8] = {};
+#pragma unroll
+  for (int i = 0; i < 16; i++) shared.kept[i / 8][i % 8][thread] = 0.f;
   for (int64_t first = int64_t(blockIdx.y) * pointwise_rows; first < rows; first += int64_t(gridDim.y) * pointwise_rows) {
-    int64_t source[2];
+    int source[2]; // cuda/emit_conv.cu keeps larger maps away
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       const int64_t row = first + thread / 4 + 64 * i;
-      source[i] = row < rows ? pointwise_source<backward>(s, row) : -1;
+      source[i] = row < rows ? int(pointwise_source<backward>(s, row)) : -1;
     }
     Vector8<T> x[2], y[2];
     float w[8];
@@ -63,8 +68,8 @@ template <class Conv> __global__ void __launch_bounds__(pointwise_threads, 2) co
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         const bool there = source[i] >= 0 && d0 + vector < depth_stride;
-        x[i] = there ? raw8(side(a), source[i] * depth_stride + d0 + vector) : zero8<T>();
-        y[i] = there ? second8(side(a), source[i] * depth_stride + d0 + vector) : zero8<T>();
+        x[i] = there ? raw8(side(a), int64_t(source[i]) * depth_stride + d0 + vector) : zero8<T>();
+        y[i] = there ? second8(side(a), int64_t(source[i]) * depth_stride + d0 + vector) : zero8<T>();
       }
 #pragma unroll
       for (int j = 0; j < 8; j++) {
@@ -115,6 +120,9 @@ template <class Conv> __global__ void __launch_bounds__(pointwise_threads, 2) co
     __syncthreads();
     const int c0 = column0 + thread % 8 * 8;
     const Coefficients k8 = finish_coefficients(a, c0);
+    float sums[2][8];
+#pragma unroll
+    for (int i = 0; i < 16; i++) sums[i / 8][i % 8] = shared.kept[i / 8][i % 8][thread];
 #pragma unroll 1
     for (int r = thread / 8; r < pointwise_rows; r += pointwise_threads / 8) {
       const int64_t row = first + r;
@@ -124,8 +132,13 @@ template <class Conv> __global__ void __launch_bounds__(pointwise_threads, 2) co
       for (int i = 0; i < 8; i++) v[i] = shared.out[r][thread % 8 * 8 + i];
       finish(a, k8, row, c0, v, sums);
     }
+#pragma unroll
+    for (int i = 0; i < 16; i++) shared.kept[i / 8][i % 8][thread] = sums[i / 8][i % 8];
     __syncthreads();
   }
+  float sums[2][8];
+#pragma unroll
+  for (int i = 0; i < 16; i++) sums[i / 8][i % 8] = shared.kept[i / 8][i % 8][thread];
   if (a.partial) slab_partials(shared.sums, sums, a.partial, blockIdx.y, column0, columns);
 }
 
@@ -134,6 +147,7 @@ template <class T> struct PointwiseFilterStage {
 };
 
 template <class T> __global__ void __launch_bounds__(pointwise_filter_threads) conv_pointwise_filter_gradient(ConvFilterGradient<T> a) {
+  ANX_NEEDS_SM80;
   struct Shared { PointwiseFilterStage<T> stage[2]; };
   ANX_SHARED(Shared, shared);
   const ConvShape s = a.shape;

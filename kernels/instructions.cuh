@@ -11,6 +11,13 @@
 #include <cuda_runtime.h>
 #include <cstdint>
 
+// First in a kernel that no device before sm_80 is ever given: nothing of it is compiled for those.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define ANX_NEEDS_SM80 return
+#else
+#define ANX_NEEDS_SM80
+#endif
+
 #if defined(__CUDACC__)
 
 #define ANX_SHARED(type, name)                                       \
