@@ -10,7 +10,7 @@ count=0
 for package in $(go list ./...); do
   for target in $(go test -list '^Fuzz' "$package" | grep '^Fuzz' || true); do
     printf '%s %s\n' "$package" "$target"
-    go test -run '^$' -fuzz "^$target\$" -fuzztime "${seconds}s" "$package" >"$log" 2>&1 || { cat "$log"; exit 1; }
+    go test -run '^$' -fuzz "^$target\$" -fuzztime "${seconds}s" -fuzzminimizetime 10x "$package" >"$log" 2>&1 || { cat "$log"; exit 1; }
     tail -n 1 "$log"
     count=$((count + 1))
   done
