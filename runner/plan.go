@@ -26,12 +26,21 @@ type Plan struct {
 	Sampled       *Sampled `json:"sampled,omitempty"`
 	Architectures []Member `json:"architectures"`
 	Tasks         []Task   `json:"tasks"`
-	StudySHA256   string   `json:"study_sha256"` // of the study file and of those it names
+	Failures      *Policy  `json:"failures,omitempty"` // nil: DefaultPolicy
+	StudySHA256   string   `json:"study_sha256"`       // of the study file and of those it names
 
 	byID map[string]int // index of an architecture
 }
 
 const planVersion = 1
+
+// policy says what follows from failures.
+func (p *Plan) policy() *Policy {
+	if p.Failures != nil {
+		return p.Failures
+	}
+	return DefaultPolicy()
+}
 
 // Sampled says how the population was drawn.
 type Sampled struct {
@@ -75,7 +84,7 @@ type Describe func(dataset string, part datasets.Subset, stream random.Stream) (
 
 // NewPlan samples the population and looks the data sets up.
 func NewPlan(s *Study, describe Describe) (*Plan, error) {
-	p := &Plan{Version: planVersion, Name: s.Name, Seed: s.Seed, KeepWeights: s.KeepWeights, StudySHA256: s.digest}
+	p := &Plan{Version: planVersion, Name: s.Name, Seed: s.Seed, KeepWeights: s.KeepWeights, Failures: s.Failures, StudySHA256: s.digest}
 	if err := p.populate(s); err != nil {
 		return nil, err
 	}

@@ -30,7 +30,8 @@ type Study struct {
 	Recipes     map[string]engine.Recipe
 	Tasks       []Task
 
-	Expect map[string]Expectation // by data set
+	Expect   map[string]Expectation // by data set
+	Failures *Policy                // nil: DefaultPolicy
 
 	Path   string // of the file
 	Text   []byte // its bytes
@@ -159,6 +160,7 @@ type studyFile struct {
 	Population  yaml.Node              `yaml:"population"`
 	Datasets    map[string]Expectation `yaml:"datasets"`
 	Recipes     map[string]yaml.Node   `yaml:"recipes"`
+	Failures    yaml.Node              `yaml:"failures"`
 	Defaults    yaml.Node              `yaml:"defaults"`
 	Tasks       []yaml.Node            `yaml:"tasks"`
 }
@@ -216,6 +218,12 @@ func parseStudy(text []byte, path string) (*Study, error) {
 	for name, e := range s.Expect {
 		if e.Classes < 2 || e.TrainImages < 1 || e.TestImages < 1 {
 			return nil, at(valueOf(valueOf(root, "datasets"), name), "data set %s: give classes (at least 2), train_images and test_images", name)
+		}
+	}
+	if !file.Failures.IsZero() {
+		var err error
+		if s.Failures, err = readPolicy(&file.Failures); err != nil {
+			return nil, err
 		}
 	}
 	if err := s.readPopulation(&file.Population); err != nil {

@@ -47,15 +47,22 @@ type Provenance struct {
 
 // Classes of failure. Those of the run itself are a function of its inputs; the others are tried again.
 const (
-	classDiverged    = "diverged"      // its loss or gradients are no numbers: would happen again
-	classSource      = "source_failed" // the run it starts from failed
-	classMemory      = "out_of_memory"
-	classUnsupported = "unsupported"
-	classDevice      = "device_lost"
-	classCrash       = "crashed" // it took its process down
-	classInternal    = "internal"
-	classFolder      = "study_folder" // the study folder's disk; no fault of the run
-	classInput       = "input"        // data or recipe, for the user to mend; no fault of the run
+	classDiverged     = "diverged"      // its loss or gradients are no numbers: would happen again
+	classSource       = "source_failed" // the run it starts from failed
+	classMemory       = "out_of_memory"
+	classUnsupported  = "unsupported"
+	classDevice       = "device_lost"
+	classCrash        = "crashed" // it took its process down
+	classHung         = "hung"
+	classCancelled    = "cancelled"
+	classApplication  = "application" // this and the next by the word of the device: policy.yaml
+	classECC          = "ecc"
+	classGPULost      = "gpu_lost"
+	classForeign      = "foreign_memory"
+	classUnresponsive = "unresponsive"
+	classInternal     = "internal"
+	classFolder       = "study_folder" // the study folder's disk; no fault of the run
+	classInput        = "input"        // data or recipe, for the user to mend; no fault of the run
 )
 
 func classify(err error) string {
