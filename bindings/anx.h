@@ -132,7 +132,7 @@ typedef struct anx_op {
   int32_t n, h, w, c;        /* input side */
   int32_t p, q, k;           /* output side */
   int32_t r, stride, group;  /* filter, stride, group width */
-  int32_t dtype;             /* of activations */
+  int32_t dtype;             /* of activations: F32, F16, BF16. A convolution's factors may be rounded to it, sums are F32 or better */
   int32_t models;            /* models that share this launch; 1 */
   int32_t in[ANX_MAX_IN];
   int32_t out[ANX_MAX_OUT];

@@ -80,7 +80,7 @@ func TestBadInput(t *testing.T) {
 		"bn_epsilon is 0":            func(c *Config) { c.Recipe.BNEpsilon = 0 },
 		"precise_bn_images is -1":    func(c *Config) { c.Recipe.PreciseBNImages = -1 },
 		`schedule is "linear"`:       func(c *Config) { c.Recipe.Schedule = "linear" },
-		`dtype is "fp16"`:            func(c *Config) { c.DType = "fp16" },
+		`dtype is "float"`:           func(c *Config) { c.DType = "float" },
 		"epochs is 0":                func(c *Config) { c.Epochs = 0 },
 		"epochs is 3 and the run st": func(c *Config) { c.StartEpoch = 3 },
 		"the schedule has 2 epochs":  func(c *Config) { c.ScheduleEpochs = 2 },

@@ -51,6 +51,7 @@ type lowering struct {
 	program
 	layout *layout
 	recipe Recipe
+	dtype  bindings.DType
 	batch  int32
 }
 
@@ -62,8 +63,9 @@ type normalised struct {
 }
 
 // lower turns a network into the ops of one step. It is the only lowering: every mode is a part of the training step.
-func lower(n *anynetx.Network, r Recipe, l *layout, src source, m mode) *program {
-	b := &lowering{program: program{mode: m}, layout: l, recipe: r, batch: int32(r.Batch)}
+func lower(c Config, l *layout, src source, m mode) *program {
+	n, r := c.Network, c.Recipe
+	b := &lowering{program: program{mode: m}, layout: l, recipe: r, dtype: dtypes[c.DType], batch: int32(r.Batch)}
 	size := int32(n.Setting.Resolution)
 	image := b.activation("image", size, size, 3)
 	labels := b.arena("labels", bindings.I32, 1, b.batch)

@@ -11,6 +11,7 @@ import (
 func (b *lowering) add(op bindings.Op, in, out []int32) {
 	copy(op.In[:], in)
 	copy(op.Out[:], out)
+	op.DType = b.dtype
 	b.ops = append(b.ops, op)
 }
 
@@ -21,7 +22,7 @@ func (b *lowering) tensor(t tensor) int32 {
 
 // activation is an arena tensor of the batch in the back end's layout.
 func (b *lowering) activation(name string, h, w, c int32) int32 {
-	return b.tensor(tensor{name: name, Tensor: bindings.Tensor{Layout: bindings.Activation, N: b.batch, H: h, W: w, C: c, Buffer: arenaBuffer}})
+	return b.tensor(tensor{name: name, Tensor: bindings.Tensor{Layout: bindings.Activation, DType: b.dtype, N: b.batch, H: h, W: w, C: c, Buffer: arenaBuffer}})
 }
 
 // arena is a plain [n][c] tensor of the arena.

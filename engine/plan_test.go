@@ -57,7 +57,7 @@ func lowered(t testing.TB, ctx *bindings.Context, n *anynetx.Network, r Recipe, 
 	l := newLayout(n)
 	train, test, _ := placeData(n.Setting.Resolution, n.Setting.Resolution, 3, 2*r.Batch, r.Batch)
 	placeSamples(&train, &test, r.Batch)
-	programs, bytes, err := lowerAll(ctx, Config{Network: n, Recipe: r}, l, train, test, options)
+	programs, bytes, err := lowerAll(ctx, Config{Network: n, Recipe: r, DType: "fp32"}, l, train, test, options)
 	must(t, err)
 	return programs, l, bytes
 }

@@ -24,7 +24,7 @@ type Config struct {
 	StartEpoch int
 	// ScheduleEpochs is the length of the learning rate's schedule; 0: Epochs.
 	ScheduleEpochs int
-	DType          string // "fp32"
+	DType          string // of activations and their gradients: "fp32" or "bf16"
 	Seed           uint64
 	Task           string // names the streams: two tasks share no random number, so that their noise is independent
 	Replicate      int
@@ -96,8 +96,8 @@ func (c *Config) validate(ctx *bindings.Context) error {
 	if err := c.Recipe.Augmentation.Validate(c.Network.Setting.Resolution); err != nil {
 		return err
 	}
-	if c.DType != "fp32" {
-		return anynetx.Inputf("dtype is %q; this version trains in fp32 only", c.DType)
+	if err := CheckDType(ctx, c.DType); err != nil {
+		return err
 	}
 	if c.StartEpoch < 0 || c.Epochs <= c.StartEpoch {
 		return anynetx.Inputf("epochs is %d and the run starts with epoch %d; give more epochs than that", c.Epochs, c.StartEpoch)
@@ -119,7 +119,7 @@ func lowerAll(ctx *bindings.Context, c Config, l *layout, train, test source, op
 		if m == evaluateMode {
 			src = test
 		}
-		programs = append(programs, lower(c.Network, c.Recipe, l, src, m))
+		programs = append(programs, lower(c, l, src, m))
 	}
 	bytes, err := plan(ctx, programs, l, options)
 	return programs, bytes, err

@@ -7,17 +7,16 @@
 static const uint64_t element_bytes[] = {4, 8, 4, 1, 2, 2};
 static const char *const dtype_names[] = {"F32", "F64", "I32", "U8", "F16", "BF16"};
 
+static int is_storage(int32_t dtype) { return dtype == ANX_F32 || dtype == ANX_F16 || dtype == ANX_BF16; }
+
 anx_status ref_check_tensor(anx_context *c, const char *what, const anx_tensor *t, uint64_t *bytes) {
   const int32_t shape[4] = {t->n, t->h, t->w, t->c};
   uint64_t total;
   if (t->layout != ANX_PLAIN && t->layout != ANX_ACTIVATION)
     return ref_fail(c, ANX_INVALID_ARGUMENT, "%s: tensor of layout %d, which is neither PLAIN nor ACTIVATION", what, t->layout);
   if (t->dtype < 0 || t->dtype > ANX_BF16) return ref_fail(c, ANX_INVALID_ARGUMENT, "%s: tensor of unknown dtype %d", what, t->dtype);
-  if (t->layout == ANX_ACTIVATION && t->dtype != ANX_F32) {
-    if (t->dtype == ANX_F16 || t->dtype == ANX_BF16)
-      return ref_fail(c, ANX_UNSUPPORTED, "%s: activations of %s; the reference back end has F32 only", what, dtype_names[t->dtype]);
+  if (t->layout == ANX_ACTIVATION && !is_storage(t->dtype))
     return ref_fail(c, ANX_INVALID_ARGUMENT, "%s: activations of %s", what, dtype_names[t->dtype]);
-  }
   if (t->flags & ~(uint32_t)ANX_TRANSIENT) return ref_fail(c, ANX_INVALID_ARGUMENT, "%s: unknown tensor flags 0x%x", what, t->flags);
   total = element_bytes[t->dtype];
   for (int i = 0; i < 4; i++) {
@@ -70,7 +69,8 @@ static void map(check *k, const char *role, int32_t id, need need, int32_t n, in
   const anx_tensor *t = named(k, role, id, need);
   if (!t) return;
   if (t->layout != ANX_ACTIVATION || t->dtype != k->op->dtype)
-    WRONG(k, "%s (tensor %d) is %s %s, but must be an activation", role, id, t->layout ? "ACTIVATION" : "PLAIN", dtype_names[t->dtype]);
+    WRONG(k, "%s (tensor %d) is %s %s, but must be an activation of %s", role, id, t->layout ? "ACTIVATION" : "PLAIN",
+          dtype_names[t->dtype], dtype_names[k->op->dtype]);
   else if (t->n != n || t->h != h || t->w != w || t->c != c)
     WRONG(k, "%s (tensor %d) is %d x %d x %d x %d, but must be %d x %d x %d x %d", role, id, t->n, t->h, t->w, t->c, n, h, w, c);
 }
@@ -378,7 +378,7 @@ static anx_status check_op(check *k) {
   if (o->kind < 0 || o->kind >= ANX_OP_KINDS) return WRONG(k, "kind %d is not known", o->kind);
   const rule *r = &rules[o->kind];
   if (o->dtype < 0 || o->dtype > ANX_BF16) return WRONG(k, "dtype %d is not known", o->dtype);
-  if (o->dtype != ANX_F32) return FAIL(k, ANX_UNSUPPORTED, "activations are F32 only");
+  if (!is_storage(o->dtype)) return WRONG(k, "activations are %s", dtype_names[o->dtype]);
   if (o->models < 1) return WRONG(k, "%d models", o->models);
   if (o->models != 1) return FAIL(k, ANX_UNSUPPORTED, "%d models in one launch; the reference back end runs 1", o->models);
   if (o->flags & ~r->flags) return WRONG(k, "flags 0x%x, of which the op knows 0x%x", o->flags, r->flags);

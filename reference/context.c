@@ -102,7 +102,7 @@ anx_status ref_buffer_read(anx_context *c, const anx_buffer *b, void *data, uint
   return status;
 }
 
-/* The tensor must lie in the buffer and hold floats; its memory is then nhwc's own order. */
+/* The tensor must lie in the buffer and hold floats, or be an activation; its memory is in nhwc's own order. */
 static anx_status check_transfer(anx_context *c, const char *what, const anx_tensor *t, const anx_buffer *b, const float *nhwc,
                                  uint64_t *bytes) {
   anx_status status;
@@ -110,22 +110,35 @@ static anx_status check_transfer(anx_context *c, const char *what, const anx_ten
   if (!t || !b || !nhwc) return ref_fail(c, ANX_INVALID_ARGUMENT, "%s: no tensor, buffer or values", what);
   status = ref_check_tensor(c, what, t, bytes);
   if (status != ANX_OK) return status;
-  if (t->dtype != ANX_F32) return ref_fail(c, ANX_INVALID_ARGUMENT, "%s: the tensor is not F32", what);
+  if (t->dtype != ANX_F32 && t->layout != ANX_ACTIVATION) return ref_fail(c, ANX_INVALID_ARGUMENT, "%s: the tensor is not F32", what);
   return check_range(c, what, b, nhwc, t->offset, *bytes);
 }
+
+static uint64_t elements(const anx_tensor *t) { return (uint64_t)t->n * (uint64_t)t->h * (uint64_t)t->w * (uint64_t)t->c; }
 
 anx_status ref_pack(anx_context *c, const anx_tensor *t, anx_buffer *b, const float *nhwc) {
   uint64_t bytes;
   anx_status status = check_transfer(c, "pack", t, b, nhwc, &bytes);
-  if (status == ANX_OK) memcpy(b->data + t->offset, nhwc, bytes);
-  return status;
+  if (status != ANX_OK) return status;
+  if (t->dtype == ANX_F32)
+    memcpy(b->data + t->offset, nhwc, bytes);
+  else
+    for (uint64_t i = 0; i < elements(t); i++) {
+      const float value = ref_rounded(t->dtype, nhwc[i]);
+      ref_narrow(b->data + t->offset + 2 * i, &value, t->dtype, 1);
+    }
+  return ANX_OK;
 }
 
 anx_status ref_unpack(anx_context *c, const anx_tensor *t, const anx_buffer *b, float *nhwc) {
   uint64_t bytes;
   anx_status status = check_transfer(c, "unpack", t, b, nhwc, &bytes);
-  if (status == ANX_OK) memcpy(nhwc, b->data + t->offset, bytes);
-  return status;
+  if (status != ANX_OK) return status;
+  if (t->dtype == ANX_F32)
+    memcpy(nhwc, b->data + t->offset, bytes);
+  else
+    ref_widen(nhwc, b->data + t->offset, t->dtype, elements(t));
+  return ANX_OK;
 }
 
 anx_status ref_synchronize(anx_context *c) { return c ? ANX_OK : ANX_INVALID_ARGUMENT; }

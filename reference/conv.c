@@ -44,7 +44,7 @@ anx_status ref_conv_fwd(const ref_call *call) {
               for (int64_t e = 0; e < g; e++) sum += (double)filter[((k * R + i) * R + j) * g + e] * a[(h * W + w) * C + first + e];
             }
           }
-          const float stored = (float)sum;
+          const float stored = ref_stored(o, sum);
           y[((n * P + p) * Q + q) * K + k] = stored;
           if (sums) {
             sums[k] += stored;
@@ -67,7 +67,7 @@ static void store(const ref_call *call, int64_t n, const double *a, const double
     const int64_t c = i % C;
     double v = da[i] + (add ? add[i] : 0);
     if (masked && !(a[i] > 0)) v = 0;
-    dx[i] = (float)v;
+    dx[i] = ref_stored(call->op, v);
     if (sums) {
       sums[c] += dx[i];
       sums[C + c] += dx[i] * ((double)x[i] - mean[c]);

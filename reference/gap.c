@@ -11,7 +11,7 @@ anx_status ref_gap_fwd(const ref_call *call) {
     for (int64_t c = 0; c < o->c; c++) {
       double sum = 0;
       for (int64_t i = 0; i < map; i++) sum += y[(n * map + i) * o->c + c];
-      v[n * o->c + c] = (float)(sum / (double)map);
+      v[n * o->c + c] = ref_stored(o, sum / (double)map);
     }
   return ANX_OK;
 }

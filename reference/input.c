@@ -79,7 +79,7 @@ anx_status ref_input(const ref_call *call) {
         for (int c = 0; c < 3; c++) {
           const double upper = (1 - fx) * pixel(&s, top + y0, left + x0, c) + fx * pixel(&s, top + y0, left + x1, c);
           const double lower = (1 - fx) * pixel(&s, top + y1, left + x0, c) + fx * pixel(&s, top + y1, left + x1, c);
-          out[((n * H + i) * W + j) * 3 + c] = (float)((1 - fy) * upper + fy * lower);
+          out[((n * H + i) * W + j) * 3 + c] = ref_stored(o, (1 - fy) * upper + fy * lower);
         }
       }
   }

@@ -15,7 +15,7 @@ anx_status ref_join_fwd(const ref_call *call) {
     const int64_t c = i % o->c;
     double v = (double)s[c] * main[i] + t[c];
     if (other) v += sp ? (double)sp[c] * other[i] + tp[c] : other[i];
-    y[i] = (float)ref_relu(v);
+    y[i] = ref_stored(o, ref_relu(v));
   }
   return ANX_OK;
 }
@@ -33,7 +33,7 @@ anx_status ref_join_bwd(const ref_call *call) {
   for (int64_t i = 0; i < values; i++) {
     const int64_t c = i % C, n = i / (map * C);
     const double d = o->flags & ANX_BROADCAST ? (double)dx[n * C + c] / (double)map : dx[i];
-    g[i] = y[i] > 0 ? (float)d : 0;
+    g[i] = y[i] > 0 ? ref_stored(o, d) : 0;
     sums[c] += g[i];
     sums[C + c] += g[i] * ((double)main[i] - mean[c]);
     if (sums_other) {

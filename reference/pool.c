@@ -34,8 +34,11 @@ anx_status ref_pool_fwd(const ref_call *call) {
   for (int64_t n = 0; n < o->n; n++)
     for (int64_t p = 0; p < o->p; p++)
       for (int64_t q = 0; q < o->q; q++)
-        for (int64_t c = 0; c < o->c; c++)
-          winner(o, call->in[0], call->in[1], call->in[2], n, p, q, c, &out[((n * o->p + p) * o->q + q) * o->c + c]);
+        for (int64_t c = 0; c < o->c; c++) {
+          float value;
+          winner(o, call->in[0], call->in[1], call->in[2], n, p, q, c, &value);
+          out[((n * o->p + p) * o->q + q) * o->c + c] = ref_stored(o, value);
+        }
   return ANX_OK;
 }
 
@@ -57,7 +60,7 @@ anx_status ref_pool_bwd(const ref_call *call) {
         }
     for (int64_t i = 0; i < values; i++) {
       const int64_t at = n * values + i, c = i % C;
-      g[at] = act(in + at - c, s, t, c) > 0 ? (float)image[i] : 0;
+      g[at] = act(in + at - c, s, t, c) > 0 ? ref_stored(o, image[i]) : 0;
       sums[c] += g[at];
       sums[C + c] += g[at] * ((double)in[at] - mean[c]);
     }

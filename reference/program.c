@@ -1,4 +1,5 @@
-/* Programs: a checked copy of the records with the address of every tensor, walked once per run. */
+/* Programs: a checked copy of the records with the address of every tensor, walked once per run. Activations of 16 bits are floats in the
+ * scratch while their op runs. */
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -21,13 +22,46 @@ typedef anx_status (*op_function)(const ref_call *);
 static const op_function functions[ANX_OP_KINDS] = {ref_input, ref_conv_fwd, ref_bn_fwd_coef, ref_join_fwd, ref_pool_fwd, ref_gap_fwd,
                                                     ref_xent,  ref_conv_bwd, ref_bn_bwd_coef, ref_join_bwd, ref_pool_bwd, ref_sgd};
 
-static uint64_t scratch_bytes(const anx_program_desc *d, const anx_op *ops) {
+/* The values of tensor `id` that an op sees as floats of its own: none of an absent, a plain or an F32 one. */
+static uint64_t wide(const anx_tensor *tensors, int32_t id) {
+  if (id < 0 || tensors[id].layout != ANX_ACTIVATION || tensors[id].dtype == ANX_F32) return 0;
+  return (uint64_t)tensors[id].n * (uint64_t)tensors[id].h * (uint64_t)tensors[id].w * (uint64_t)tensors[id].c;
+}
+
+static uint64_t scratch_bytes(const anx_program_desc *d, const anx_tensor *tensors, const anx_op *ops) {
   uint64_t most = 0;
   for (int32_t i = 0; i < d->ops; i++) {
-    uint64_t values = ref_scratch(&ops[i]);
-    if (values > most) most = values;
+    uint64_t bytes = ref_scratch(&ops[i]) * sizeof(double);
+    for (int k = 0; k < ANX_MAX_IN; k++) bytes += wide(tensors, ops[i].in[k]) * sizeof(float);
+    for (int k = 0; k < ANX_MAX_OUT; k++) bytes += wide(tensors, ops[i].out[k]) * sizeof(float);
+    if (bytes > most) most = bytes;
   }
-  return most * sizeof(double);
+  return most;
+}
+
+/* Runs one op, between widening and narrowing. */
+static anx_status run_op(ref_call *call) {
+  const anx_op *o = call->op;
+  float *next = (float *)(call->scratch + ref_scratch(o));
+  for (int k = 0; k < ANX_MAX_IN; k++) {
+    const uint64_t count = wide(call->tensors, o->in[k]);
+    if (!count) continue;
+    ref_widen(next, call->stored_in[k], o->dtype, count);
+    call->in[k] = next;
+    next += count;
+  }
+  for (int k = 0; k < ANX_MAX_OUT; k++) {
+    const uint64_t count = wide(call->tensors, o->out[k]);
+    if (count) call->out[k] = next;
+    next += count;
+  }
+  const anx_status status = functions[o->kind](call);
+  if (status != ANX_OK) return status;
+  for (int k = 0; k < ANX_MAX_OUT; k++) {
+    const uint64_t count = wide(call->tensors, o->out[k]);
+    if (count) ref_narrow(call->stored_out[k], call->out[k], o->dtype, count);
+  }
+  return ANX_OK;
 }
 
 anx_status ref_program_workspace(anx_context *c, const anx_program_desc *d, uint64_t *bytes, const anx_tensor *tensors, const anx_op *ops) {
@@ -35,7 +69,7 @@ anx_status ref_program_workspace(anx_context *c, const anx_program_desc *d, uint
   if (!c) return ANX_INVALID_ARGUMENT;
   if (!bytes) return ref_fail(c, ANX_INVALID_ARGUMENT, "program_workspace: no place for the answer");
   status = ref_check_program(c, d, tensors, ops, NULL);
-  if (status == ANX_OK) *bytes = scratch_bytes(d, ops);
+  if (status == ANX_OK) *bytes = scratch_bytes(d, tensors, ops);
   return status;
 }
 
@@ -56,7 +90,7 @@ anx_status ref_program_create(anx_context *c, const anx_program_desc *d, anx_pro
 
   p = calloc(1, sizeof *p);
   if (!p) return ref_fail(c, ANX_OUT_OF_MEMORY, "program_create: no memory for the program");
-  scratch = scratch_bytes(d, ops);
+  scratch = scratch_bytes(d, tensors, ops);
   p->desc = *d;
   p->tensors = room((size_t)d->tensors, sizeof *p->tensors);
   p->ops = room((size_t)d->ops, sizeof *p->ops);
@@ -77,9 +111,9 @@ anx_status ref_program_create(anx_context *c, const anx_program_desc *d, anx_pro
     ref_call *call = &p->calls[i];
     *call = (ref_call){.context = c, .number = i, .op = o, .tensors = p->tensors, .slots = p->slots, .scratch = p->scratch};
     for (int k = 0; k < ANX_MAX_IN; k++)
-      if (o->in[k] >= 0) call->in[k] = buffers[p->tensors[o->in[k]].buffer]->data + p->tensors[o->in[k]].offset;
+      if (o->in[k] >= 0) call->in[k] = call->stored_in[k] = buffers[p->tensors[o->in[k]].buffer]->data + p->tensors[o->in[k]].offset;
     for (int k = 0; k < ANX_MAX_OUT; k++)
-      if (o->out[k] >= 0) call->out[k] = buffers[p->tensors[o->out[k]].buffer]->data + p->tensors[o->out[k]].offset;
+      if (o->out[k] >= 0) call->out[k] = call->stored_out[k] = buffers[p->tensors[o->out[k]].buffer]->data + p->tensors[o->out[k]].offset;
   }
   *out = p;
   return ANX_OK;
@@ -111,7 +145,7 @@ anx_status ref_program_run(anx_context *c, anx_program *p, const double *slots) 
   if (p->desc.slots) memcpy(p->slots, slots, (size_t)p->desc.slots * sizeof *slots);
   for (int32_t i = 0; i < p->desc.ops; i++) {
     uint64_t start = p->profiling ? now_ns() : 0;
-    anx_status status = functions[p->ops[i].kind](&p->calls[i]);
+    anx_status status = run_op(&p->calls[i]);
     if (status != ANX_OK) return status;
     if (p->profiling) {
       p->ns[i] += now_ns() - start;

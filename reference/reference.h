@@ -1,6 +1,6 @@
 /* reference.h - what the files of the reference back end share.
  *
- * An activation is plain float [n][h][w][c]. Every sum runs in double, in the order of the loops that are written down. One thread.
+ * An activation is plain [n][h][w][c], and float in the hands of an op (storage.c). Every sum runs in double, in the order of the loops that are written down. One thread.
  * An op function reads a call, whose tensors check.c has found to fit its record, and does nothing but its formula in anx.h. */
 #ifndef ANX_REFERENCE_H
 #define ANX_REFERENCE_H
@@ -23,7 +23,8 @@ typedef struct ref_call {
   int32_t number; /* of the op in its program */
   const anx_op *op;
   const anx_tensor *tensors;
-  void *in[ANX_MAX_IN], *out[ANX_MAX_OUT]; /* NULL where absent */
+  void *in[ANX_MAX_IN], *out[ANX_MAX_OUT]; /* NULL where absent; activations as floats */
+  void *stored_in[ANX_MAX_IN], *stored_out[ANX_MAX_OUT]; /* the same as they lie in memory */
   const double *slots;
   double *scratch; /* ref_scratch(op) values */
 } ref_call;
@@ -63,6 +64,11 @@ void ref_program_destroy(anx_context *, anx_program *);
 anx_status ref_program_run(anx_context *, anx_program *, const double *slots);
 anx_status ref_program_profile(anx_context *, anx_program *, uint64_t *ns, uint64_t *runs);
 
+/* storage.c */
+float ref_rounded(int32_t dtype, double); /* to a value of F32, F16 or BF16 */
+void ref_widen(float *values, const void *stored, int32_t dtype, uint64_t count); /* from F16 or BF16 */
+void ref_narrow(void *stored, const float *values, int32_t dtype, uint64_t count); /* of values that are rounded already */
+
 /* one file per family */
 anx_status ref_input(const ref_call *);
 anx_status ref_conv_fwd(const ref_call *);
@@ -76,6 +82,9 @@ anx_status ref_bn_bwd_coef(const ref_call *);
 anx_status ref_join_bwd(const ref_call *);
 anx_status ref_pool_bwd(const ref_call *);
 anx_status ref_sgd(const ref_call *);
+
+/* What an op stores in an activation. */
+static inline float ref_stored(const anx_op *o, double v) { return o->dtype == ANX_F32 ? (float)v : ref_rounded(o->dtype, v); }
 
 static inline double ref_relu(double x) { return x < 0 ? 0 : x; } /* a NaN stays one */
 

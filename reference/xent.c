@@ -44,7 +44,7 @@ anx_status ref_xent(const ref_call *call) {
     for (int32_t c = 0; c < classes; c++) {
       const double target = (c == y[n] ? 1 - e : 0) + e / classes;
       if (target != 0) loss += target * (log(sum) + most - z[c]);
-      if (dlogits) dlogits[(int64_t)n * classes + c] = (float)(call->slots[o->slot[1]] / valid * (exp(z[c] - most) / sum - target));
+      if (dlogits) dlogits[(int64_t)n * classes + c] = ref_stored(o, call->slots[o->slot[1]] / valid * (exp(z[c] - most) / sum - target));
     }
     const int32_t before = rank(z, classes, y[n]);
     counters[ANX_LOSS_SUM] += loss;

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"errors"
 	"math"
 	"testing"
 
@@ -31,6 +32,37 @@ func expect(t *testing.T, b *builder, output int32, want ...float64) {
 	}
 	if !found {
 		t.Fatalf("%s is not an output", b.Tensors[output].Name)
+	}
+}
+
+// What is packed is rounded to nearest even; ties, subnormals, overflow and NaN among the values.
+func TestRoundingOfStorage(t *testing.T) {
+	ctx := reference(t)
+	for dtype, want := range map[bindings.DType]map[float32]float32{
+		bindings.F16: {1 + 0x1p-11: 1, 1 + 0x3p-11: 1 + 0x1p-9, 1 + 0x1p-11 + 0x1p-20: 1 + 0x1p-10, 65519: 65504, 65520: float32(math.Inf(1)), 0x1p-25: 0,
+			0x1.8p-24: 0x1p-23, 0x1.7p-24: 0x1p-24, -0x1.ff8p-15: -0x1.ff8p-15, -0x1.ffcp-15: -0x1p-14, 0x1.fffp-15: 0x1p-14, float32(math.Inf(-1)): float32(math.Inf(-1))},
+		bindings.BF16: {1 + 0x1p-8: 1, 1 + 0x3p-8: 1 + 0x1p-6, 1 + 0x1p-8 + 0x1p-20: 1 + 0x1p-7, 0x1.fep127: 0x1.fep127, 0x1.ffp127: float32(math.Inf(1)),
+			-0x1p-134: 0, 0x1.8p-133: 0x1p-132, 65519: 65536, 0x1p-126: 0x1p-126},
+	} {
+		for v, w := range want {
+			x := activationTensor(1, 1, 1, 2)
+			x.DType = dtype
+			buffer, err := ctx.NewBuffer(64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := make([]float32, 2)
+			if err := errors.Join(ctx.Pack(x, buffer, []float32{v, float32(math.NaN())}), ctx.Unpack(x, buffer, got)); err != nil {
+				t.Fatal(err)
+			}
+			if got[0] != w || got[1] == got[1] {
+				t.Errorf("%s: %v and NaN come back as %v and %v, want %v and NaN", dtype, v, got[0], got[1], w)
+			}
+			if r := float32s(rounded(bindings.Bytes([]float32{v}), dtype))[0]; r != w {
+				t.Errorf("%s: the cases round %v to %v, want %v", dtype, v, r, w)
+			}
+			buffer.Close()
+		}
 	}
 }
 

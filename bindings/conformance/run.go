@@ -155,11 +155,11 @@ func (b *Bound) Collect() ([]Output, error) {
 			if err := b.context.Unpack(b.tensor(i), b.buffer, values); err != nil {
 				return nil, err
 			}
-			o.Bytes = bindings.Bytes(values)
+			o.Bytes, o.Values = bindings.Bytes(values), decode(bindings.Bytes(values), bindings.F32)
 		} else {
 			o.Bytes = after[s.offset : s.offset+s.bytes]
+			o.Values = decode(o.Bytes, t.DType)
 		}
-		o.Values = decode(o.Bytes, t.DType)
 		outputs = append(outputs, o)
 	}
 	return outputs, nil

@@ -38,29 +38,6 @@ func open(t testing.TB, name string) *bindings.Context {
 	return ctx
 }
 
-// inDType is the case with activations stored in another dtype, and the same case for the reference: inputs rounded, kept in F32.
-func inDType(c conformance.Case, dtype bindings.DType) (device, reference conformance.Case) {
-	device, reference = c, c
-	device.Ops = append([]bindings.Op(nil), c.Ops...)
-	device.Tensors = append([]conformance.Tensor(nil), c.Tensors...)
-	reference.Tensors = append([]conformance.Tensor(nil), c.Tensors...)
-	for i := range device.Ops {
-		device.Ops[i].DType = dtype
-	}
-	for i := range device.Tensors {
-		t := &device.Tensors[i]
-		if t.Layout != bindings.Activation {
-			continue
-		}
-		t.DType = dtype
-		if t.Data != nil {
-			t.Data = rounded(t.Data, dtype)
-			reference.Tensors[i].Data = t.Data
-		}
-	}
-	return device, reference
-}
-
 func TestConformance(t *testing.T) {
 	reference, cuda := open(t, "reference"), open(t, backend())
 	for _, dtype := range []bindings.DType{bindings.F32, bindings.F16, bindings.BF16} {
@@ -73,7 +50,7 @@ func TestConformance(t *testing.T) {
 				if dtype != bindings.F32 && len(c.Ops) > 1 {
 					continue // rounding between ops flips masks near their kinks, so there is nothing to compare element by element
 				}
-				device, host := inDType(c, dtype)
+				device, host := c.InDType(dtype)
 				want, err := conformance.RunCase(reference, &host)
 				if err != nil {
 					t.Fatal(err)

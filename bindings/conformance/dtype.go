@@ -1,4 +1,4 @@
-package verify
+package conformance
 
 import (
 	"encoding/binary"
@@ -6,6 +6,30 @@ import (
 
 	"anynetx/bindings"
 )
+
+// InDType is the case with activations stored in another dtype, and the case of F32 that it must agree with to the rounding of what is
+// stored: their inputs are the same, rounded.
+func (c Case) InDType(dtype bindings.DType) (stored, exact Case) {
+	stored, exact = c, c
+	stored.Ops = append([]bindings.Op(nil), c.Ops...)
+	stored.Tensors = append([]Tensor(nil), c.Tensors...)
+	exact.Tensors = append([]Tensor(nil), c.Tensors...)
+	for i := range stored.Ops {
+		stored.Ops[i].DType = dtype
+	}
+	for i := range stored.Tensors {
+		t := &stored.Tensors[i]
+		if t.Layout != bindings.Activation {
+			continue
+		}
+		t.DType = dtype
+		if t.Data != nil {
+			t.Data = rounded(t.Data, dtype)
+			exact.Tensors[i].Data = t.Data
+		}
+	}
+	return stored, exact
+}
 
 // rounded is F32 data with every value rounded to a storage type, to nearest even.
 func rounded(data []byte, dtype bindings.DType) []byte {

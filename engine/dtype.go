@@ -1,0 +1,26 @@
+package engine
+
+import (
+	"errors"
+
+	"anynetx/anynetx"
+	"anynetx/bindings"
+)
+
+// dtypes are what a run can store its activations and their gradients in. Parameters, their gradients, momentum and statistics are fp32
+// in every run.
+var dtypes = map[string]bindings.DType{"fp32": bindings.F32, "bf16": bindings.BF16}
+
+// CheckDType says whether a run on this device can have the dtype; if not, the error is the user's input.
+func CheckDType(ctx *bindings.Context, name string) error {
+	dtype, ok := dtypes[name]
+	if !ok {
+		return anynetx.Inputf("dtype is %q; give fp32 or bf16", name)
+	}
+	_, err := ctx.TensorBytes(bindings.Tensor{Layout: bindings.Activation, DType: dtype, N: int32(max(1, ctx.Info().VectorImages)), H: 1, W: 1, C: 1})
+	var native *bindings.Error
+	if errors.As(err, &native) && native.Status == bindings.Unsupported {
+		return anynetx.Inputf("dtype is %s, which the %s back end cannot do on %s: %v; give fp32, or another device", name, ctx.Library().Name, ctx.Info().Name, err)
+	}
+	return err
+}
