@@ -39,6 +39,7 @@ func workerMain(arguments []string, stdin io.Reader, stdout, stderr io.Writer, o
 	flags.IntVar(&o.Threads, "threads", 1, "`threads` of the back end")
 	flags.DurationVar(&o.CheckpointEvery, "checkpoint-every", time.Minute, "`time` between checkpoints within an epoch")
 	flags.BoolVar(&o.AcceptLibrary, "accept-library", false, "go on although the native library has changed since the study began")
+	flags.BoolVar(&o.Elsewhere, "elsewhere", false, "other devices work on the study: leave them a run that failed here")
 	attached := flags.Bool("attached", false, "stop when standard input ends, and write messages to standard output")
 	if err := flags.Parse(arguments); err != nil {
 		return exitInput
@@ -77,7 +78,7 @@ func exitCode(err error) int {
 		return exitInput
 	case errors.Is(err, errStudyFolder):
 		return exitFolder
-	case classify(err) == classDevice:
+	case classify(err) == classDevice, errors.As(err, new(closedError)):
 		return exitDevice
 	}
 	return exitFailed

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"math"
 	"os"
 	"path/filepath"
@@ -185,17 +184,7 @@ func (s *Store) indexPath() string { return filepath.Join(s.Dir, "work", "index.
 
 // indexCommit notes a commit. The index may lack entries and never matters for correctness, so errors are of no account.
 func (s *Store) indexCommit(r runRow) {
-	text, err := json.Marshal(indexEntry{r.RunID, r.Task, r.ArchID, r.Status, r.FailureClass, r.TestTop1})
-	if err != nil {
-		return
-	}
-	f, err := os.OpenFile(s.indexPath(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
-	if err != nil {
-		return
-	}
-	defer f.Close()
-	// A line feed first: a torn line before this one must not take it along. One write, so that lines of processes do not mix.
-	f.Write(fmt.Appendf(nil, "\n%08x %s\n", crc32.Checksum(text, castagnoli), text))
+	appendLine(s.indexPath(), indexEntry{r.RunID, r.Task, r.ArchID, r.Status, r.FailureClass, r.TestTop1})
 }
 
 // index reads what the index knows, by run.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"anynetx/anynetx"
+	"anynetx/telemetry"
 )
 
 // RunOptions says how a study is carried out.
@@ -22,8 +23,9 @@ type RunOptions struct {
 	Devices         []string // "cpu", "cuda:0" ...; workers take them in turn; empty: "cpu"
 	Workers         int      // processes; 0: one per core of a CPU, one per device otherwise
 	CheckpointEvery time.Duration
-	AcceptLibrary   bool     // see WorkerOptions
-	Progress        Progress // nil: none
+	AcceptLibrary   bool                   // see WorkerOptions
+	Progress        Progress               // nil: none
+	DeviceEvents    <-chan telemetry.Event // nil: nobody watches the devices
 
 	Describe   Describe      // nil: DescribeData of DataDir
 	Command    []string      // that starts a worker, before its arguments; nil: this program's verb "worker"
@@ -43,7 +45,8 @@ type Summary struct {
 	Seconds        float64           `json:"seconds"`
 	OutsideNative  *float64          `json:"outside_native_pct,omitempty"` // of the workers' time
 	Complete       bool              `json:"complete"`
-	Best           map[string]Result `json:"best,omitempty"` // by task
+	Best           map[string]Result `json:"best,omitempty"`           // by task
+	Closed         map[string]string `json:"closed_devices,omitempty"` // why, by device
 }
 
 // Result is a run's error.
@@ -68,6 +71,7 @@ type coordinator struct {
 	slots     []*slot
 	inbox     chan report
 	start     chan func()
+	watchdog  watchdog
 	stopping  bool
 	cause     error // why it stops, if not on request
 }
@@ -105,7 +109,7 @@ func Run(ctx context.Context, o RunOptions) (summary *Summary, err error) {
 	defer release()
 	c := &coordinator{RunOptions: o, store: store, me: identity(), inbox: make(chan report), start: make(chan func())}
 	c.events, c.telemetry = store.record("events", c.me), store.record("telemetry", c.me)
-	c.queue = queue{store: store, me: c.me}
+	c.queue, c.watchdog.limits = queue{store: store, me: c.me}, store.policy.Hang
 	defer func() {
 		err = errors.Join(err, c.events.Close(), c.telemetry.Close())
 	}()
@@ -135,6 +139,9 @@ func (c *coordinator) begin() error {
 	}
 	var err error
 	if c.model, err = newModel(c.store, &c.queue); err != nil {
+		return err
+	}
+	if err := c.session(); err != nil {
 		return err
 	}
 	for i := range c.workers() {
@@ -183,7 +190,7 @@ func (c *coordinator) loop(ctx context.Context) error {
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
 	sampled := time.Now()
-	done := ctx.Done()
+	done, events := ctx.Done(), c.DeviceEvents
 	for c.living() {
 		select {
 		case <-done:
@@ -191,7 +198,14 @@ func (c *coordinator) loop(ctx context.Context) error {
 			c.stop(nil)
 		case r := <-c.inbox:
 			c.receive(r)
+		case e, open := <-events:
+			if !open {
+				events = nil
+				continue
+			}
+			c.deviceEvent(e)
 		case now := <-second.C:
+			c.supervise(now)
 			c.revive(now)
 			if now.Sub(sampled) >= telemetryInterval {
 				c.sample(now.Sub(sampled))
@@ -261,15 +275,21 @@ func (c *coordinator) receive(r report) {
 		m := r.message
 		switch m.Kind {
 		case "ready":
-			s.ready, s.deaths = true, 0
+			s.ready, s.deaths, s.key = true, 0, deviceKey(c.me.Host, m.Device)
 		case "fatal":
 			s.fatal = m
+		case "start":
+			s.runs[m.RunID] = m.Attempt
 		case "end":
+			delete(s.runs, m.RunID)
 			if m.Outcome == outcomeFailed || m.Outcome == outcomeDuplicate {
 				c.Progress.Note(fmt.Sprintf("run %s (task %s, architecture %s): %s %s%s", m.RunID, m.Task, m.ArchID, m.Outcome, m.Class, with(m.Text)))
 			}
 		}
-		s.last = *m
+		if m.Steps > 0 {
+			s.steps[m.RunID] = m.Steps
+		}
+		c.watchdog.hear(s, m, time.Now())
 		c.model.hear(s, m)
 		return
 	}
@@ -279,6 +299,7 @@ func (c *coordinator) receive(r report) {
 	}
 	s.process = nil
 	c.model.gone(s)
+	c.watchdog.gone(s)
 	code := r.state.ExitCode()
 	switch {
 	case code == 0:
@@ -303,7 +324,7 @@ func (c *coordinator) died(s *slot, state *os.ProcessState) {
 		reason = s.fatal.Text
 	}
 	text := fmt.Sprintf("worker %d on %s ended: %s%s", s.index, s.device, reason, with(s.tail.last()))
-	if s.last.RunID != "" && s.last.Kind != "end" {
+	if len(s.runs) > 0 {
 		if err := c.blame(s, text, crashed(state)); err != nil {
 			c.stop(err)
 			return
@@ -311,6 +332,9 @@ func (c *coordinator) died(s *slot, state *os.ProcessState) {
 	}
 	c.events.append(happened(c.me, "worker_died", "%s", text))
 	if c.stopping {
+		return
+	}
+	if c.judge(s); s.closed != "" {
 		return
 	}
 	c.Progress.Note(text)
@@ -343,11 +367,11 @@ func crashed(state *os.ProcessState) bool {
 	return false
 }
 
-// blame ends the attempt of a worker that is gone: with a failure if it crashed, so that a run that takes its process down is not tried
-// for ever.
+// blame ends the attempts of a worker that is gone: with a failure if it crashed or hung, so that a run that takes its process down is not
+// tried for ever.
 func (c *coordinator) blame(s *slot, text string, crashed bool) error {
 	for _, r := range c.queue.runs {
-		if r.ID != s.last.RunID {
+		if _, was := s.runs[r.ID]; !was {
 			continue
 		}
 		list, err := readAttempts(c.store.workDir(r.ID))
@@ -358,14 +382,22 @@ func (c *coordinator) blame(s *slot, text string, crashed bool) error {
 			if a.end != nil || a.lease.PID != s.pid || !a.lease.here(c.me) {
 				continue
 			}
-			if !crashed {
-				_, err := c.store.lost(r, &a.lease)
-				return err
+			reason, hung := s.hung[r.ID]
+			if !hung && (!crashed || len(s.hung) > 0 || s.closed != "") {
+				if _, err := c.store.lost(r, &a.lease); err != nil {
+					return err
+				}
+				continue
 			}
 			row := a.lease.row(r)
 			row.Outcome, row.FailureClass, row.FailureText, row.Ended = outcomeFailed, classCrash, text, time.Now().UTC()
-			row.WallTime = ptr(time.Since(a.lease.Taken).Seconds())
-			return c.store.endAttempt(&a.lease, row)
+			if hung {
+				row.FailureClass, row.FailureText = classHung, reason
+			}
+			row.WallTime, row.Shared, row.Steps = ptr(time.Since(a.lease.Taken).Seconds()), len(s.runs) > 1, s.steps[r.ID]
+			if err := errors.Join(c.store.endAttempt(&a.lease, row), c.store.aftermath(r, &a.lease, row, c.events)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -377,6 +409,7 @@ func (c *coordinator) finish(cause error) (*Summary, error) {
 		return nil, errors.Join(cause, err)
 	}
 	summary := c.model.summary()
+	summary.Closed = c.closedDevices()
 	err := errors.Join(c.store.sweep(c.queue.runs, c.me, &c.queue.quiet), c.store.sweepJournals(c.me, &c.queue.quiet), c.store.writeTasks(c.queue.counts()))
 	if summary.Complete {
 		err = errors.Join(err, c.store.sweepTemporaries(0))
@@ -388,8 +421,12 @@ func (c *coordinator) finish(cause error) (*Summary, error) {
 	}
 	switch {
 	case cause != nil || err != nil:
+	case !summary.Complete && len(summary.Closed) > 0:
+		cause = fmt.Errorf("%d of %d runs are not finished: %w", summary.Runs-summary.Done-summary.Failed, summary.Runs, closedText(summary.Closed))
 	case !summary.Complete:
 		cause = fmt.Errorf("%d of %d runs are not finished although no worker is left; run the same command again", summary.Runs-summary.Done-summary.Failed, summary.Runs)
+	case len(summary.Closed) > 0 && summary.Failed == 0:
+		cause = fmt.Errorf("all %d runs are done, but %w", summary.Runs, closedText(summary.Closed))
 	case summary.Failed > 0:
 		cause = fmt.Errorf("%d of %d %w (%s); table events says why", summary.Failed, summary.Runs, ErrFailedRuns, countsText(summary.FailureClasses))
 	}

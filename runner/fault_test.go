@@ -418,8 +418,8 @@ func TestFailedRuns(t *testing.T) {
 		attempts  int
 	}{
 		{fakeBehaviour{Step: time.Millisecond, Diverge: "first"}, classDiverged, 1},
-		{fakeBehaviour{Step: time.Millisecond, Break: "first"}, classMemory, maxFailures + 1},
-		{fakeBehaviour{Step: time.Millisecond, Crash: "first"}, classCrash, maxFailures + 1},
+		{fakeBehaviour{Step: time.Millisecond, Break: "first"}, classMemory, DefaultPolicy().Attempts + 1},
+		{fakeBehaviour{Step: time.Millisecond, Crash: "first"}, classCrash, DefaultPolicy().Attempts + 1},
 	} {
 		t.Run(c.class, func(t *testing.T) {
 			t.Parallel()

@@ -82,16 +82,19 @@ func (s *silence) of(path string) time.Duration {
 }
 
 // deadFor is how long this process has known a lease's process to be gone.
-func (s *silence) deadFor(path string) time.Duration {
+func (s *silence) deadFor(path string) time.Duration { return s.knownFor("dead " + path) }
+
+// knownFor is how long this process has known something.
+func (s *silence) knownFor(what string) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.seen == nil {
 		s.seen = map[string]touched{}
 	}
-	t, ok := s.seen["dead "+path]
+	t, ok := s.seen[what]
 	if !ok {
 		t.since = time.Now()
-		s.seen["dead "+path] = t
+		s.seen[what] = t
 	}
 	return time.Since(t.since)
 }

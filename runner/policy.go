@@ -235,7 +235,8 @@ func (p *Policy) decide(attempts []pastAttempt, events []telemetry.Event) Decisi
 			because += " (" + event.Text + ")"
 		}
 		d.Run, d.Class = rule.Run, class
-		if !rule.Free {
+		free := rule.Free || class == classCrash && a.Shared // one of several in the process took all of them down
+		if !free {
 			spent++
 		}
 		switch {
@@ -246,7 +247,7 @@ func (p *Policy) decide(attempts []pastAttempt, events []telemetry.Event) Decisi
 			if n := len(blamed[event.XID]); n >= p.ApplicationDevices {
 				return Decision{Run: runFails, Class: class, Reason: fmt.Sprintf("XID %d on %s: the run is at fault", event.XID, strings.Join(blamed[event.XID], " and "))}
 			}
-		case class == classApplication: // which of the runs there it was, only one that is alone can show
+		case a.Shared && (class == classApplication || class == classCrash): // which of the runs there it was, only one that is alone can show
 			d.Alone = true
 		case rule.Run == runAlone:
 			if d.Alone || !a.Shared { // it was alone: the device is too small
@@ -270,8 +271,8 @@ func (p *Policy) decide(attempts []pastAttempt, events []telemetry.Event) Decisi
 		if d.Alone {
 			d.Reason += ", with nothing beside it"
 		}
-		if rule.Free {
-			d.Reason += "; the device is at fault, so this spends no attempt"
+		if free {
+			d.Reason += "; it may not be at fault, so this spends no attempt"
 		}
 	}
 	return d

@@ -91,6 +91,7 @@ func TestDecide(t *testing.T) {
 		{name: "diverged", attempts: []pastAttempt{failedOn("A", classDiverged, 0)}, run: runFails, class: classDiverged, says: "happen again"},
 		{name: "diverged under an XID", attempts: []pastAttempt{failedOn("A", classDiverged, 0)}, events: []telemetry.Event{xid("A", 31, 5)}, run: runFails, class: classDiverged},
 		{name: "crashed", attempts: []pastAttempt{failedOn("A", classCrash, 0)}, run: runElsewhere, class: classCrash, avoid: []string{"A"}, says: "not on A"},
+		{name: "crashed beside others", attempts: many(5, func(i int) pastAttempt { return shared(failedOn("A", classCrash, float64(i))) }), run: runElsewhere, class: classCrash, avoid: []string{"A"}, alone: true, says: "spends no attempt"},
 		{name: "hung twice", attempts: []pastAttempt{failedOn("A", classHung, 0), failedOn("B", classHung, 20)}, run: runElsewhere, class: classHung, avoid: []string{"A", "B"}},
 		{name: "hung three times", attempts: []pastAttempt{failedOn("A", classHung, 0), failedOn("B", classHung, 20), failedOn("A", classHung, 40)}, run: runFails, class: classHung, says: "failure 3 of 3"},
 		{name: "hung, and the echo of our kill", attempts: []pastAttempt{failedOn("A", classHung, 0)}, events: []telemetry.Event{xid("A", 45, 11)}, run: runElsewhere, class: classHung, avoid: []string{"A"}},

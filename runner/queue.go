@@ -13,6 +13,8 @@ type queue struct {
 	me    lease
 	quiet silence
 
+	elsewhere bool // other devices work on the study, see keepsOff
+
 	runs     []*PlannedRun   // longest first
 	resolved map[string]bool // tasks whose runs are known
 	rows     map[string]*runRow
@@ -20,11 +22,12 @@ type queue struct {
 
 // offer is a leased run, or why there is none.
 type offer struct {
-	run     *PlannedRun
-	lease   *lease
-	earlier []attemptState
-	finish  *result // the run's fate is known without training
-	waiting bool    // others work on what is left, or on what it waits for
+	run      *PlannedRun
+	lease    *lease
+	earlier  []attemptState
+	decision Decision // that follows from them
+	finish   *result  // the run's fate is known without training
+	waiting  bool     // others work on what is left, or on what it waits for
 }
 
 // refresh lists the runs, with those of rank ranges that are known by now.
@@ -158,12 +161,23 @@ func (q *queue) next() (offer, error) {
 				continue
 			}
 		}
+		off, err := q.keepsOff(r)
+		if err != nil {
+			return offer{}, err
+		}
+		if off {
+			waiting = true
+			continue
+		}
 		if o.lease, o.earlier, err = q.store.take(r, q.me, &q.quiet); err != nil {
 			return offer{}, err
 		}
 		if o.lease == nil {
 			waiting = true
 			continue
+		}
+		if o.decision, err = q.store.decide(o.earlier); err != nil {
+			return offer{}, err
 		}
 		if !committed[r.ID] { // unless it was while we took the lease
 			done, err := q.store.committed(r)
@@ -180,6 +194,24 @@ func (q *queue) next() (offer, error) {
 		return o, nil
 	}
 	return offer{waiting: waiting}, nil
+}
+
+// keepsOff says whether a run that failed on this device is to be left to another one for a while. By the clock of this process: where no
+// other device takes it, it does not wait for ever.
+func (q *queue) keepsOff(r *PlannedRun) (bool, error) {
+	if !q.elsewhere {
+		return false, nil
+	}
+	attempts, err := readAttempts(q.store.workDir(r.ID))
+	if err != nil || len(attempts) == 0 {
+		return false, err
+	}
+	d, err := q.store.decide(attempts)
+	if err != nil || d.Run != runElsewhere || !slices.Contains(d.Avoid, q.me.deviceKey()) {
+		return false, err
+	}
+	last := attempts[len(attempts)-1].lease
+	return q.quiet.knownFor("elsewhere "+last.path()).Seconds() < q.store.policy.ElsewhereSeconds, nil
 }
 
 // again lists the committed runs that must be trained once more, for the weights that a run which was added later starts from: their

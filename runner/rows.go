@@ -233,6 +233,10 @@ type attemptRow struct {
 	LibrarySHA   string    `col:"library_sha256" json:"library_sha256,omitempty"`
 	GitCommit    string    `col:"git_commit" json:"git_commit,omitempty"`
 	ConfigSHA    string    `col:"config_sha256" json:"config_sha256,omitempty"`
+
+	// For decisions about the next attempt:
+	Shared bool  `json:"shared,omitempty"` // other runs were on the device at some time
+	Steps  int64 `json:"steps,omitempty"`  // trained
 }
 
 // Event is something that happened to a study.

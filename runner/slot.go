@@ -25,9 +25,13 @@ type slot struct {
 	killer  *time.Timer
 	ready   bool
 	fatal   *Message
-	last    Message
-	deaths  int       // in a row, before it was ready
-	again   time.Time // when to start one again; zero: never
+	runs    map[string]int    // attempts in hand, by run ID
+	steps   map[string]int64  // that they are known to have trained
+	hung    map[string]string // those of them that made us kill the process, and why
+	key     string            // deviceKey
+	closed  string            // why its device is not used any more
+	deaths  int               // in a row, before it was ready
+	again   time.Time         // when to start one again; zero: never
 
 	cpu    float64 // seconds at the last telemetry
 	images int64   // at the last telemetry
@@ -47,10 +51,14 @@ func (c *coordinator) spawn(s *slot) {
 	if c.CheckpointEvery > 0 {
 		arguments = append(arguments, "--checkpoint-every", c.CheckpointEvery.String())
 	}
+	if c.otherDevices(s) {
+		arguments = append(arguments, "--elsewhere")
+	}
 	if c.AcceptLibrary {
 		arguments = append(arguments, "--accept-library")
 	}
-	s.ready, s.fatal, s.last, s.cpu, s.images = false, nil, Message{}, 0, 0
+	s.ready, s.fatal, s.cpu, s.images = false, nil, 0, 0
+	s.runs, s.steps, s.hung = map[string]int{}, map[string]int64{}, map[string]string{}
 	s.tail = &tail{}
 	command := exec.Command(c.Command[0], arguments...)
 	command.SysProcAttr = child()

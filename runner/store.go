@@ -24,12 +24,15 @@ import (
 //	weights/<run_id>.safetensors, weights/<run_id>.state              final weights; final checkpoints that another task continues
 //	work/<run_id>/lease-<n> end-<n> <n>/journal.jsonl <n>/checkpoint-<step>    of runs that are not committed; n is the attempt
 //	work/journals/*.jsonl                                             events and telemetry of living processes, Parquet when they end
+//	work/devices/*.jsonl                                              what happened to devices and on them, see quarantine.go
 //	work/index.jsonl                                                  what was committed, to spare readers the opening of thousands of files
 type Store struct {
 	Dir  string
 	Plan *Plan
 
-	hook func(point string) // for tests: told of each step of a commit
+	hook    func(point string) // for tests: told of each step of a commit
+	policy  *Policy
+	devices deviceLog
 
 	mu     sync.Mutex
 	known  map[string]bool // committed runs seen so far; only grows
@@ -57,7 +60,7 @@ func OpenStore(dir string) (*Store, error) {
 }
 
 func newStore(dir string, p *Plan) *Store {
-	return &Store{Dir: dir, Plan: p, known: map[string]bool{}, parts: map[string]bool{}}
+	return &Store{Dir: dir, Plan: p, policy: p.policy(), devices: deviceLog{folder: filepath.Join(dir, "work", "devices")}, known: map[string]bool{}, parts: map[string]bool{}}
 }
 
 // create writes the folder's description; the plan comes last and makes it one that OpenStore opens.

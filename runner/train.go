@@ -82,6 +82,8 @@ type training struct {
 	saved   time.Time // the last checkpoint
 	told    time.Time // the last progress message
 	native  time.Duration
+	pace    pace
+	expect  float64 // seconds that the end of the epoch under way may take
 }
 
 // train takes a run from its newest valid checkpoint, or from its start, to its end, and returns its epochs.
@@ -99,6 +101,7 @@ func (w *worker) train(o offer, row *attemptRow) ([]EpochResult, error) {
 		w.native += g.t.NativeTime() - g.native
 		row.DeviceTime = ptr(g.t.NativeTime().Seconds())
 		row.Images = ptr(w.images - before)
+		row.Steps = g.pace.steps
 		if g.journal != nil {
 			g.journal.Close()
 		}
@@ -249,18 +252,24 @@ func (g *training) run() error {
 			return nil
 		}
 		if p.Step < p.StepsPerEpoch {
+			begin := time.Now()
 			if err := g.t.Step(); err != nil {
 				return err
 			}
+			g.pace.step(time.Since(begin))
 			g.w.images += int64(g.r.Task.Recipe.Batch)
 			if time.Since(g.told) > 500*time.Millisecond {
 				g.tell("progress")
 			}
 		} else {
+			g.expect = g.pace.end(g.endBatches())
+			g.tell("progress")
+			begin := time.Now()
 			result, err := g.t.EndEpoch()
 			if err != nil {
 				return err
 			}
+			g.pace.ends, g.expect = max(g.pace.ends, time.Since(begin).Seconds()), 0
 			g.epochs = append(g.epochs, result)
 			if err := g.journal.append(result); err != nil {
 				return err
@@ -287,11 +296,17 @@ func (g *training) run() error {
 	}
 }
 
+// endBatches is how many batches pass through the network at the end of an epoch.
+func (g *training) endBatches() float64 {
+	t := g.r.Task
+	return float64(t.TestImages+min(t.Recipe.PreciseBNImages, t.TrainImages)) / float64(t.Recipe.Batch)
+}
+
 func (g *training) tell(kind string) {
 	g.told = time.Now()
 	p := g.t.Position()
 	first := g.firstEpoch()
-	m := Message{Kind: kind, RunID: g.r.ID, Task: g.r.Task.Name, ArchID: g.r.Member.ID, Attempt: g.l.Attempt, Epoch: p.Epoch, Epochs: p.Epochs,
+	m := Message{Kind: kind, Steps: g.pace.steps, Expect: max(g.expect, g.pace.median()), RunID: g.r.ID, Task: g.r.Task.Name, ArchID: g.r.Member.ID, Attempt: g.l.Attempt, Epoch: p.Epoch, Epochs: p.Epochs,
 		Share: (float64(p.Epoch-first) + float64(p.Step)/float64(max(p.StepsPerEpoch, 1))) / float64(max(p.Epochs-first, 1))}
 	if n := len(g.epochs); n > 0 && measured(g.epochs[n-1].TestTop1ErrPct) != nil {
 		m.Error = g.epochs[n-1].TestTop1ErrPct

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,6 +25,7 @@ type WorkerOptions struct {
 	Device          string        // "cpu", "reference", "cuda:1"; empty: "cpu"
 	Threads         int           // of the back end; 0: 1
 	Only            []string      // run IDs; empty: all
+	Elsewhere       bool          // other devices work on the study, so that a run may be left to them
 	CheckpointEvery time.Duration // besides every epoch; 0: a minute
 	AcceptLibrary   bool          // go on although the native library has changed since the study began
 
@@ -37,13 +39,6 @@ type WorkerOptions struct {
 // ErrStopped says that the work ended on request before it was done; the same command goes on with it.
 var ErrStopped = errors.New("stopped before the study was complete; the same command goes on with it")
 
-// Limits of trying again. An attempt fails by an error or by taking its process down; SIGKILL says nothing about the run, unless it comes
-// many times before the first checkpoint (the kernel's answer to too much memory).
-const (
-	maxFailures = 3
-	maxLost     = 20
-)
-
 // Message is a line from a worker to its coordinator.
 type Message struct {
 	Kind      string  `json:"kind"` // ready, start, progress, epoch, end, waiting, fatal
@@ -54,12 +49,15 @@ type Message struct {
 	Attempt   int     `json:"attempt,omitempty"`
 	Epoch     int     `json:"epoch,omitempty"` // epochs done
 	Epochs    int     `json:"epochs,omitempty"`
-	Share     float64 `json:"share,omitempty"`  // of the run that is done
-	Images    int64   `json:"images,omitempty"` // trained on by this process since its start
+	Share     float64 `json:"share,omitempty"`    // of the run that is done
+	Steps     int64   `json:"steps,omitempty"`    // trained by this attempt
+	Expect    float64 `json:"expect_s,omitempty"` // seconds that what it does now usually takes
+	Images    int64   `json:"images,omitempty"`   // trained on by this process since its start
 	Error     float64 `json:"test_top1_err_pct,omitempty"`
 	Outcome   string  `json:"outcome,omitempty"`
 	Class     string  `json:"class,omitempty"`
 	Text      string  `json:"text,omitempty"`
+	Device    string  `json:"device,omitempty"` // of "ready", in the terms of a lease
 	UserInput bool    `json:"user_input,omitempty"`
 	Native    float64 `json:"native_s,omitempty"` // seconds in native code by this process
 	Busy      float64 `json:"busy_s,omitempty"`   // seconds with a run leased
@@ -115,8 +113,8 @@ func Work(ctx context.Context, o WorkerOptions) (err error) {
 	if err := store.checkLibrary(w.where, o.AcceptLibrary); err != nil {
 		return err
 	}
-	w.queue = queue{store: store, only: o.Only, me: w.me}
-	w.send(Message{Kind: "ready", Text: w.where.DeviceName})
+	w.queue = queue{store: store, only: o.Only, me: w.me, elsewhere: o.Elsewhere}
+	w.send(Message{Kind: "ready", Text: w.where.DeviceName, Device: w.where.Device})
 	return w.loop()
 }
 
@@ -153,6 +151,9 @@ func (w *worker) stopping() bool {
 func (w *worker) loop() error {
 	pause := 20 * time.Millisecond
 	for !w.stopping() {
+		if v, err := w.store.judge(w.me.deviceKey()); err != nil || v.device != "" {
+			return cmp.Or(err, error(closedError{v}))
+		}
 		o, err := w.queue.next()
 		if err != nil {
 			return err
@@ -211,6 +212,9 @@ func (w *worker) attempt(o offer) error {
 	if e := w.store.endAttempt(l, row); err == nil {
 		err = e
 	}
+	if e := w.store.aftermath(r, l, row, w.events); err == nil {
+		err = e
+	}
 	var e error
 	switch {
 	case row.Outcome == outcomeCommitted || row.Outcome == outcomeFailed && res != nil:
@@ -234,8 +238,9 @@ func (w *worker) fate(o offer, row *attemptRow) (*result, error) {
 	if o.finish != nil {
 		return o.finish, nil
 	}
-	if class := exhausted(o.earlier); class != "" {
-		return &result{status: statusFailed, class: class}, nil
+	if o.decision.Run == runFails {
+		row.FailureText = o.decision.Reason
+		return &result{status: statusFailed, class: o.decision.Class}, nil
 	}
 	epochs, err := w.train(o, row)
 	switch {
@@ -256,30 +261,6 @@ func finite(epochs []EpochResult) []EpochResult {
 		}
 	}
 	return epochs
-}
-
-// exhausted is the class of failure if a run has been tried often enough.
-func exhausted(earlier []attemptState) string {
-	failures, lost, class := 0, 0, ""
-	for _, a := range earlier {
-		switch {
-		case a.end == nil:
-		case a.end.Outcome == outcomeFailed && a.end.FailureClass != classFolder && a.end.FailureClass != classInput:
-			failures++
-			class = a.end.FailureClass
-		case a.end.Outcome == outcomeLost && len(checkpoints(a.lease.folder())) == 0:
-			lost++
-		default:
-			lost = 0
-		}
-	}
-	switch {
-	case failures >= maxFailures:
-		return class
-	case lost >= maxLost:
-		return classCrash
-	}
-	return ""
 }
 
 // conclude fills in what became of the attempt, and returns the error if the worker must end.

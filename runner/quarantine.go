@@ -1,0 +1,311 @@
+package runner
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"anynetx/telemetry"
+)
+
+// A device's record is work/devices/<device>.jsonl: what its driver said of it, and how the attempts on it ended. Whoever knows appends a
+// line; whether the device may be used, and what explains a run's failure, everybody concludes from the same lines.
+
+// deviceRecord is a line of it.
+type deviceRecord struct {
+	Time    time.Time `json:"ts_utc"`
+	Boot    string    `json:"boot,omitempty"` // of the host: what a reboot mends is forgotten with it
+	Device  string    `json:"device"`         // deviceKey
+	Kind    string    `json:"kind"`           // of a telemetry.Event, or one of the following
+	XID     int64     `json:"xid,omitempty"`
+	Text    string    `json:"text,omitempty"`
+	RunID   string    `json:"run_id,omitempty"`
+	Attempt int       `json:"attempt,omitempty"`
+	Class   string    `json:"class,omitempty"` // of the attempt's failure; "" if it did not fail
+	Steps   int64     `json:"steps,omitempty"` // that the attempt trained
+	Model   string    `json:"model,omitempty"` // footprintKey of a run that ran out of memory ...
+	Bytes   int64     `json:"bytes,omitempty"` // ... and what it had planned to take
+}
+
+const (
+	recordAttempt = "attempt" // at a run, ended
+	recordSession = "session" // a coordinator begins: failed starts so far are forgotten, since what made them fail may be mended
+	recordRelease = "release" // a person takes the device into use again
+)
+
+// deviceKey names a device in the whole study: GPUs by their UUID, others by host and number.
+func deviceKey(host, device string) string {
+	if strings.HasPrefix(device, "GPU-") || strings.HasPrefix(device, "MIG-") {
+		return device
+	}
+	return host + "/" + device
+}
+
+func (l *lease) deviceKey() string { return deviceKey(l.Host, l.Device) }
+
+// footprintKey is what runs have in common that need the same memory.
+func (r *PlannedRun) footprintKey() string {
+	return fmt.Sprintf("%s batch %d, %d px, %s, stem %s %d, strides %v", r.Member.ID, r.Task.Recipe.Batch, r.Task.Resolution, r.Task.DType, r.Task.Stem, r.Task.StemWidth, r.Task.Strides)
+}
+
+// noteDevice appends to a device's record.
+func (s *Store) noteDevice(r deviceRecord) error {
+	if r.Time.IsZero() {
+		r.Time = time.Now()
+	}
+	r.Time = r.Time.UTC()
+	r.Boot, _, _ = strings.Cut(machine(), " ")
+	if err := os.MkdirAll(s.devices.folder, 0o777); err != nil {
+		return diskError(err)
+	}
+	return appendLine(filepath.Join(s.devices.folder, plainName(r.Device)+".jsonl"), r)
+}
+
+// appendLine adds a record to a file that several processes write. A line feed goes first, so that a torn line before this one does not
+// take it along; it is one write, so that lines do not mix.
+func appendLine(path string, record any) error {
+	text, err := json.Marshal(record)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
+	if err != nil {
+		return diskError(err)
+	}
+	_, err = f.Write(fmt.Appendf(nil, "\n%08x %s\n", crc32.Checksum(text, castagnoli), text))
+	return diskError(errors.Join(err, f.Close()))
+}
+
+// deviceLog reads the records of all devices, each line once.
+type deviceLog struct {
+	folder  string
+	mu      sync.Mutex
+	read    map[string]int64 // bytes of each file that are done with
+	records map[string][]deviceRecord
+}
+
+// refresh reads what is new. The caller holds mu, as for all that follows.
+func (d *deviceLog) refresh() error {
+	entries, err := os.ReadDir(d.folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return diskError(err)
+	}
+	if d.read == nil {
+		d.read, d.records = map[string]int64{}, map[string][]deviceRecord{}
+	}
+	for _, e := range entries {
+		path := filepath.Join(d.folder, e.Name())
+		if info, err := e.Info(); err != nil || info.Size() <= d.read[path] || !strings.HasSuffix(path, ".jsonl") {
+			continue
+		}
+		data, err := readFrom(path, d.read[path])
+		if err != nil {
+			return diskError(err)
+		}
+		data = data[:bytes.LastIndexByte(data, '\n')+1] // the rest is being written
+		d.read[path] += int64(len(data))
+		for line := range lines(data) {
+			var r deviceRecord
+			if records, _ := journalLines(line); len(records) == 1 && json.Unmarshal(records[0], &r) == nil {
+				d.records[r.Device] = append(d.records[r.Device], r)
+			}
+		}
+	}
+	return nil
+}
+
+func readFrom(path string, offset int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(f)
+}
+
+// events are what drivers said of their devices.
+func (d *deviceLog) events() (list []telemetry.Event) {
+	for _, records := range d.records {
+		for _, r := range records {
+			if r.Kind != recordAttempt && r.Kind != recordSession && r.Kind != recordRelease {
+				list = append(list, telemetry.Event{Time: r.Time, Device: r.Device, Kind: telemetry.Kind(r.Kind), XID: r.XID, Text: r.Text})
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b telemetry.Event) int { return a.Time.Compare(b.Time) })
+	return list
+}
+
+// footprint is the memory that a run is given on a device, from what it plans and from what became of runs of its kind.
+func (s *Store) footprint(r *PlannedRun, planned int64) (int64, error) {
+	d := &s.devices
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.refresh(); err != nil {
+		return 0, err
+	}
+	var ranOut []int64
+	for _, records := range d.records {
+		for _, record := range records {
+			if record.Model == r.footprintKey() {
+				ranOut = append(ranOut, record.Bytes)
+			}
+		}
+	}
+	return s.policy.footprint(planned, ranOut), nil
+}
+
+// verdict says whether a device may be used.
+type verdict struct {
+	device string // "" (in use), deviceDrain or deviceQuarantine
+	reason string
+}
+
+// judge comes to the verdict on a device from its record. Other boots of its host are over.
+func (p *Policy) judge(records []deviceRecord, boot string) verdict {
+	var v verdict
+	starts, runs := 0, map[string]bool{}
+	var suspected []time.Time
+	worse := func(device, format string, args ...any) {
+		if severity[device] > severity[v.device] {
+			v = verdict{device, fmt.Sprintf(format, args...)}
+		}
+	}
+	for _, r := range records {
+		if r.Boot != "" && boot != "" && r.Boot != boot {
+			continue
+		}
+		class := r.Class
+		switch r.Kind {
+		case recordRelease:
+			v, starts, runs, suspected = verdict{}, 0, map[string]bool{}, nil
+			continue
+		case recordSession:
+			starts, runs = 0, map[string]bool{}
+			if v.device == deviceDrain && strings.HasSuffix(v.reason, failedStart) {
+				v = verdict{}
+			}
+			continue
+		case recordAttempt:
+			switch {
+			case class == "" && r.Steps == 0, class == classDiverged, class == classSource, class == classCancelled, class == classFolder, class == classInput,
+				class == classMemory, class == classUnsupported, class == classForeign: // says nothing of the device
+			case r.Steps > 0:
+				starts, runs = 0, map[string]bool{}
+			default:
+				starts++
+				runs[r.RunID] = true
+				if starts >= p.Starts && len(runs) >= 2 {
+					worse(deviceDrain, "%d attempts in a row, the last of class %s%s%s", starts, class, with(r.Text), failedStart)
+				}
+			}
+		default:
+			class = p.classOf(telemetry.Event{Kind: telemetry.Kind(r.Kind), XID: r.XID})
+		}
+		what := "class " + class + with(r.Text)
+		switch p.Classes[class].Device {
+		case deviceQuarantine, deviceDrain:
+			worse(p.Classes[class].Device, "%s", what)
+		case deviceSuspect:
+			suspected = append(suspected, r.Time)
+			within := slices.DeleteFunc(slices.Clone(suspected), func(t time.Time) bool {
+				return r.Time.Sub(t).Seconds() > p.SuspectSeconds
+			})
+			if len(within) >= p.Suspicions {
+				worse(deviceQuarantine, "suspect %d times within %.0f minutes, at last of %s", len(within), p.SuspectSeconds/60, what)
+			}
+		}
+	}
+	return v
+}
+
+// failedStart ends the reason of a verdict that a new coordinator puts to the test again.
+const failedStart = ", failed on this device before their first step"
+
+// judge comes to the verdict on a device of this host from all that is on record.
+func (s *Store) judge(device string) (verdict, error) {
+	s.devices.mu.Lock()
+	defer s.devices.mu.Unlock()
+	if err := s.devices.refresh(); err != nil {
+		return verdict{}, err
+	}
+	boot, _, _ := strings.Cut(machine(), " ")
+	return s.policy.judge(s.devices.records[device], boot), nil
+}
+
+// aftermath puts the end of an attempt on its device's record, and what follows from it for the run among the events.
+func (s *Store) aftermath(r *PlannedRun, l *lease, row *attemptRow, events *recorder) error {
+	if row.Outcome != outcomeFailed && row.Outcome != outcomeCommitted {
+		return nil
+	}
+	record := deviceRecord{Device: l.deviceKey(), Kind: recordAttempt, RunID: r.ID, Attempt: l.Attempt, Class: row.FailureClass, Steps: row.Steps, Text: row.FailureText}
+	if row.FailureClass == classMemory && row.ArenaBytes != nil && row.StateBytes != nil {
+		record.Model, record.Bytes = r.footprintKey(), *row.ArenaBytes+*row.StateBytes
+	}
+	if err := s.noteDevice(record); err != nil || row.Outcome != outcomeFailed {
+		return err
+	}
+	list, err := readAttempts(l.dir)
+	if err != nil {
+		return err
+	}
+	d, err := s.decide(list)
+	if err != nil || d.Run == "" {
+		return err
+	}
+	return events.append(happened(*l, "decision", "%s: %s: %s", r, d.Run, d.Reason).of(l))
+}
+
+// closedError says that a worker's device is not to be used any more.
+type closedError struct{ verdict }
+
+func (e closedError) Error() string { return "the device is not used any more: " + e.reason }
+
+// past is what decisions need to know of attempts; those without an end are left out.
+func past(attempts []attemptState) (list []pastAttempt) {
+	for _, a := range attempts {
+		if a.end == nil {
+			continue
+		}
+		p := pastAttempt{Device: a.lease.deviceKey(), Outcome: a.end.Outcome, Class: a.end.FailureClass, Started: a.lease.Taken, Ended: a.end.Ended,
+			Shared: a.end.Shared, Checkpointed: len(checkpoints(a.lease.folder())) > 0}
+		if p.Ended.IsZero() {
+			p.Ended = p.Started
+			if a.end.WallTime != nil {
+				p.Ended = p.Started.Add(time.Duration(*a.end.WallTime * float64(time.Second)))
+			}
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+// decide says what becomes of a run after the attempts at it.
+func (s *Store) decide(attempts []attemptState) (Decision, error) {
+	list := past(attempts)
+	if !slices.ContainsFunc(list, func(a pastAttempt) bool { return a.Outcome == outcomeFailed || a.Outcome == outcomeLost }) {
+		return Decision{}, nil
+	}
+	s.devices.mu.Lock()
+	defer s.devices.mu.Unlock()
+	if err := s.devices.refresh(); err != nil {
+		return Decision{}, err
+	}
+	return s.policy.decide(list, s.devices.events()), nil
+}
