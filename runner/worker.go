@@ -212,8 +212,10 @@ func (w *worker) attempt(o offer) error {
 	if e := w.store.endAttempt(l, row); err == nil {
 		err = e
 	}
-	if e := w.store.aftermath(r, l, row, w.events); err == nil {
-		err = e
+	if o.finish == nil && o.decision.Run != runFails { // it did use the device
+		if e := w.store.aftermath(r, l, row, w.events); err == nil {
+			err = e
+		}
 	}
 	var e error
 	switch {
