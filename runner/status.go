@@ -48,13 +48,17 @@ func Status(dir string) (*StudyStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	me := identity()
-	q := &queue{store: store, me: me}
-	m, err := newModel(store, q)
+	m, err := newModel(store, &queue{store: store, me: identity()})
 	if err != nil {
 		return nil, err
 	}
-	s := &StudyStatus{Study: store.Plan.Name, Dir: dir, Runs: m.total, FailureClasses: m.failures(), Active: []ActiveRun{}, Tasks: []TaskStatus{}}
+	return m.status()
+}
+
+// status is how far the study is, by what the model has read and the leases that are out.
+func (m *model) status() (*StudyStatus, error) {
+	store, q := m.store, m.queue
+	s := &StudyStatus{Study: store.Plan.Name, Dir: store.Dir, Runs: m.total, FailureClasses: m.failures(), Active: []ActiveRun{}, Tasks: []TaskStatus{}}
 	var best map[string]Result
 	s.Done, s.Failed, best = m.tally()
 	s.Complete = s.Done+s.Failed == s.Runs
@@ -90,7 +94,7 @@ func Status(dir string) (*StudyStatus, error) {
 		if len(list) == 0 {
 			continue
 		}
-		if a := list[len(list)-1]; a.end == nil && !a.lease.dead(me, &q.quiet) {
+		if a := list[len(list)-1]; a.end == nil && !a.lease.dead(q.me, &q.quiet) {
 			active := ActiveRun{RunID: r.ID, Task: r.Task.Name, ArchID: r.Member.ID, Attempt: a.lease.Attempt, Host: a.lease.Host,
 				PID: a.lease.PID, Device: a.lease.Device, Epochs: r.Task.Epochs}
 			if list := checkpoints(a.lease.folder()); len(list) > 0 {

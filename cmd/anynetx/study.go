@@ -38,11 +38,13 @@ func studyCommand() *cli.Command {
 					&cli.DurationFlag{Name: "checkpoint-every", Usage: "`TIME` between checkpoints within an epoch", DefaultText: "1m0s"},
 					&cli.BoolFlag{Name: "accept-library", Usage: "go on although the native library has changed since the study began"},
 					&cli.StringFlag{Name: "progress", Value: runner.ProgressAuto, Usage: "`MODE` on standard error: auto, tty, plain, json, none"},
+					serveFlag(),
 					&cli.BoolFlag{Name: "json", Usage: "one object on standard output at the end, and progress as JSON lines on standard error"}},
 				Action: studyRun},
 			{Name: "status", Usage: "how far a study is", ArgsUsage: "DIR",
-				Description: "Example:\n\nanynetx study status study-quick --json",
-				Flags:       []cli.Flag{asJSON}, Action: studyStatus},
+				Description: "Example:\n\nanynetx study status study-quick --json\nanynetx study status study-quick --serve 127.0.0.1:8080\n\n" +
+					"It reads the folder alone, so it works on any machine that sees it. With --serve it shows the study in a browser until Ctrl-C, whoever works on it.",
+				Flags: []cli.Flag{asJSON, serveFlag()}, Action: studyStatus},
 			{Name: "compact", Usage: "put the many small files of a study's tables into few", ArgsUsage: "DIR",
 				Description: "Example:\n\nanynetx study compact study-quick\n\nThe rows stay the same. Do it when the study is finished, or stopped.",
 				Flags:       []cli.Flag{asJSON}, Action: studyCompact},
@@ -97,6 +99,9 @@ func studyStatus(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.String("serve") != "" {
+		return serveStudy(c, dir)
+	}
 	if c.Bool("json") {
 		return writeJSON(c.App.Writer, status)
 	}
@@ -125,6 +130,13 @@ func studyRun(c *cli.Context) error {
 	progress, err := runner.NewProgress(c.App.ErrWriter, mode)
 	if err != nil {
 		return err
+	}
+	if c.String("serve") != "" {
+		stop, err := serveBeside(c, c.String("out"), progress)
+		if err != nil {
+			return err
+		}
+		defer stop()
 	}
 	summary, err := runner.Run(c.Context, runner.RunOptions{StudyFile: file, Dir: c.String("out"), DataDir: c.String("data"),
 		Devices: c.StringSlice("devices"), Workers: c.Int("workers"), CheckpointEvery: c.Duration("checkpoint-every"),
