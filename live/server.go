@@ -31,7 +31,7 @@ type Server struct {
 
 	listener net.Listener
 	token    string // "" on loopback
-	watcher  *runner.Watcher
+	source   interface{ Look() (*runner.View, error) }
 	session  string // tells the results of this server from those of one before it
 
 	mu     sync.Mutex
@@ -56,7 +56,7 @@ func Listen(dir, address string) (*Server, error) {
 	if err != nil {
 		return nil, anynetx.Inputf("--serve %s: %w; take another port, or 0 for any that is free", address, err)
 	}
-	s := &Server{listener: listener, watcher: runner.NewWatcher(dir), session: secret()[:8]}
+	s := &Server{listener: listener, source: runner.NewWatcher(dir), session: secret()[:8]}
 	port := listener.Addr().(*net.TCPAddr).Port
 	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
 		s.URL = fmt.Sprintf("http://%s/", net.JoinHostPort(host, strconv.Itoa(port)))
@@ -166,7 +166,7 @@ func (s *Server) look() (*state, error) {
 	if time.Since(s.looked) < lookEvery {
 		return s.state, s.err
 	}
-	v, err := s.watcher.Look()
+	v, err := s.source.Look()
 	s.looked, s.err = time.Now(), err
 	if err == nil {
 		s.state = newState(v, s.state)

@@ -3,7 +3,6 @@ package runner
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
 	"io"
 	"os"
 	"path/filepath"
@@ -25,7 +24,8 @@ type Watcher struct {
 
 	known    map[string]bool // runs in results
 	results  []RunResult
-	journals map[string]*followed // by name; a journal becomes a Parquet file of the same name
+	journals map[string]int64 // bytes read, by path
+	tables   map[string]bool  // Parquet files read, by path
 	devices  map[string]*DeviceHistory
 	events   []Event
 }
@@ -63,13 +63,6 @@ const (
 	freshFor      = 1 * time.Minute // a device that reported longer ago does not count as working
 )
 
-// followed is how far a journal has been read.
-type followed struct {
-	offset int64
-	rows   int
-	closed bool // its Parquet file has been read, nothing follows
-}
-
 // NewWatcher follows the study of a folder, which need not be there yet.
 func NewWatcher(dir string) *Watcher { return &Watcher{dir: dir} }
 
@@ -88,7 +81,7 @@ func (w *Watcher) open() error {
 	}
 	w.store, w.queue = store, &queue{store: store, me: identity()}
 	w.known, w.results = map[string]bool{}, nil
-	w.journals, w.devices, w.events = map[string]*followed{}, map[string]*DeviceHistory{}, nil
+	w.journals, w.tables, w.devices, w.events = map[string]int64{}, map[string]bool{}, map[string]*DeviceHistory{}, nil
 	w.model, err = newModel(store, w.queue)
 	return err
 }
@@ -124,82 +117,62 @@ func (w *Watcher) Look() (*View, error) {
 	return v, nil
 }
 
-// follow reads the new rows of telemetry and events: first of journals, then of what has become Parquet since.
+// follow reads the new rows of telemetry and events, in journals and in what has become Parquet. A row may come by both ways.
 func (w *Watcher) follow() error {
-	began := time.Now().Add(-watchedTime)
 	paths, err := filepath.Glob(filepath.Join(w.dir, "work", "journals", "*.jsonl"))
 	if err != nil {
 		return err
 	}
 	for _, path := range paths {
-		name := strings.TrimSuffix(filepath.Base(path), ".jsonl")
-		table, _, _ := strings.Cut(name, "-")
-		f := w.journal(name)
-		data, err := readFrom(path, f.offset)
-		if err != nil || f.closed {
+		data, err := readFrom(path, w.journals[path])
+		if err != nil {
 			continue // it has just become Parquet
 		}
-		records, good := journalLines(data)
-		f.offset += int64(good)
-		f.rows += len(records)
-		for _, record := range records {
-			switch table {
-			case "telemetry":
-				var row telemetryRow
-				if json.Unmarshal(record, &row) == nil {
-					w.sampled(row)
-				}
-			case "events":
-				var e Event
-				if json.Unmarshal(record, &e) == nil {
-					w.events = append(w.events, e)
-				}
-			}
+		_, good := journalLines(data)
+		w.journals[path] += int64(good)
+		switch table, _, _ := strings.Cut(filepath.Base(path), "-"); table {
+		case "telemetry":
+			w.sampled(readJournal[telemetryRow](data))
+		case "events":
+			w.happened(readJournal[Event](data))
 		}
 	}
-	if err := newRows(w, "telemetry", began, w.sampled); err != nil {
+	since := time.Now().Add(-watchedTime)
+	samples, err := newRows[telemetryRow](w, "telemetry", since)
+	if err != nil {
 		return err
 	}
-	if err := newRows(w, "events", began, func(e Event) { w.events = append(w.events, e) }); err != nil {
+	events, err := newRows[Event](w, "events", since)
+	if err != nil {
 		return err
 	}
-	slices.SortStableFunc(w.events, func(a, b Event) int { return a.Time.Compare(b.Time) })
+	w.sampled(samples)
+	w.happened(events)
 	w.events = w.events[max(0, len(w.events)-watchedEvents):]
 	return nil
 }
 
-func (w *Watcher) journal(name string) *followed {
-	if w.journals[name] == nil {
-		w.journals[name] = &followed{}
-	}
-	return w.journals[name]
-}
-
-// newRows reads the Parquet files of a table that were written since, but for the rows that were read while they were journals.
-func newRows[T any](w *Watcher, table string, since time.Time, take func(T)) error {
+// newRows reads the Parquet files of a table that were not read yet, but for those that are old.
+func newRows[T any](w *Watcher, table string, since time.Time) (rows []T, err error) {
 	paths, err := results.Files(w.dir, table)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, path := range paths {
-		name := strings.TrimSuffix(filepath.Base(path), ".parquet")
-		f := w.journal(name)
-		if f.closed {
+		if w.tables[path] {
 			continue
 		}
-		f.closed = true
+		w.tables[path] = true
 		if info, err := os.Stat(path); err != nil || info.ModTime().Before(since) {
 			continue
 		}
-		rows, err := results.Read[T](path, table)
+		more, err := results.Read[T](path, table)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		for _, row := range rows[min(f.rows, len(rows)):] {
-			take(row)
-		}
+		rows = append(rows, more...)
 	}
-	return nil
+	return rows, nil
 }
 
 // readFrom reads a file from an offset on, at most some megabytes.
@@ -214,21 +187,36 @@ func readFrom(path string, offset int64) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-func (w *Watcher) sampled(row telemetryRow) {
-	key := row.Host + " " + row.Device
-	h := w.devices[key]
-	if h == nil {
-		h = &DeviceHistory{Host: row.Host, Device: row.Device}
-		w.devices[key] = h
+func (w *Watcher) sampled(rows []telemetryRow) {
+	for _, row := range rows {
+		key := row.Host + " " + row.Device
+		h := w.devices[key]
+		if h == nil {
+			h = &DeviceHistory{Host: row.Host, Device: row.Device}
+			w.devices[key] = h
+		}
+		at, known := slices.BinarySearchFunc(h.Samples, row.Time, func(s telemetryRow, t time.Time) int { return s.Time.Compare(t) })
+		if !known {
+			h.Samples = slices.Insert(h.Samples, at, row)
+		}
 	}
-	h.Samples = append(h.Samples, row)
+}
+
+func (w *Watcher) happened(events []Event) {
+	for _, e := range events {
+		at, known := slices.BinarySearchFunc(w.events, e, func(a, b Event) int {
+			return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Host, b.Host), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Text, b.Text))
+		})
+		if !known {
+			w.events = slices.Insert(w.events, at, e)
+		}
+	}
 }
 
 // recent are the devices that reported within the watched time, by name.
 func (w *Watcher) recent(now time.Time) []*DeviceHistory {
 	list := []*DeviceHistory{}
 	for key, h := range w.devices {
-		slices.SortStableFunc(h.Samples, func(a, b telemetryRow) int { return a.Time.Compare(b.Time) })
 		old := 0
 		for old < len(h.Samples) && now.Sub(h.Samples[old].Time) > watchedTime {
 			old++
