@@ -1,9 +1,7 @@
 package runner
 
 import (
-	"bytes"
 	"cmp"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -173,18 +171,6 @@ func newRows[T any](w *Watcher, table string, since time.Time) (rows []T, err er
 		rows = append(rows, more...)
 	}
 	return rows, nil
-}
-
-// readFrom reads a file from an offset on, at most some megabytes.
-func readFrom(path string, offset int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var b bytes.Buffer
-	_, err = io.Copy(&b, io.NewSectionReader(f, offset, 16<<20))
-	return b.Bytes(), err
 }
 
 func (w *Watcher) sampled(rows []telemetryRow) {
