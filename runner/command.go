@@ -14,9 +14,10 @@ import (
 	"anynetx/anynetx"
 )
 
-// Exit codes of a worker, by sysexits where there is a word for it; a batch system may requeue on exitStopped.
+// Exit codes of a worker and of `study join`, by sysexits where there is a word for it; a batch system may requeue on exitStopped.
 const (
 	exitDone    = 0
+	exitRuns    = 1 // the study is complete, but runs failed
 	exitInput   = 2
 	exitDevice  = 69 // EX_UNAVAILABLE
 	exitFailed  = 70 // EX_SOFTWARE

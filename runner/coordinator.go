@@ -25,11 +25,14 @@ type RunOptions struct {
 	CheckpointEvery time.Duration
 	AcceptLibrary   bool                   // see WorkerOptions
 	Progress        Progress               // nil: none
+	Join            bool                   // work beside others in a folder that has a plan; StudyFile and Describe are not needed
 	DeviceEvents    <-chan telemetry.Event // nil: nobody watches the devices
 
 	Describe   Describe      // nil: DescribeData of DataDir
 	Command    []string      // that starts a worker, before its arguments; nil: this program's verb "worker"
 	StopWithin time.Duration // until workers that were asked to stop are killed; 0: two minutes
+
+	tryLock tryLock // for tests
 }
 
 // Summary is what a call of Run came to.
@@ -58,11 +61,16 @@ type Result struct {
 // ErrFailedRuns says that a study is complete, but not all of its runs are done.
 var ErrFailedRuns = errors.New("runs failed")
 
+// errNoWorker says that no worker can be had on the devices that were asked for.
+var errNoWorker = errors.New("no worker is left")
+
 const maxStarts = 3 // of a worker that die before they are ready
 
 type coordinator struct {
 	RunOptions
 	store     *Store
+	locks     *folderLocks
+	release   func() // of what we hold of them
 	queue     queue
 	me        lease
 	events    *recorder
@@ -72,20 +80,15 @@ type coordinator struct {
 	inbox     chan report
 	start     chan func()
 	watchdog  watchdog
+	nextLook  time.Time
 	stopping  bool
+	complete  bool
 	cause     error // why it stops, if not on request
 }
 
 // Run carries a study out, or goes on with it. It ends when all runs are committed (ErrFailedRuns if some have failed), when the context
 // ends (ErrStopped), or when nothing can go on.
 func Run(ctx context.Context, o RunOptions) (summary *Summary, err error) {
-	study, err := ReadStudy(o.StudyFile)
-	if err != nil {
-		return nil, err
-	}
-	if o.Describe == nil {
-		o.Describe = DescribeData(o.DataDir)
-	}
 	if o.StopWithin == 0 {
 		o.StopWithin = 2 * time.Minute
 	}
@@ -102,22 +105,38 @@ func Run(ctx context.Context, o RunOptions) (summary *Summary, err error) {
 		}
 		o.Command = []string{self, "worker"}
 	}
-	store, release, err := openStudy(study, o.Dir, o.Describe)
+	locks := &folderLocks{dir: o.Dir, try: o.tryLock}
+	store, release, err := o.open(ctx, locks)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	c := &coordinator{RunOptions: o, store: store, me: identity(), inbox: make(chan report), start: make(chan func())}
+	c := &coordinator{RunOptions: o, store: store, locks: locks, release: release, me: identity(), inbox: make(chan report), start: make(chan func())}
 	c.events, c.telemetry = store.record("events", c.me), store.record("telemetry", c.me)
 	c.queue, c.watchdog.limits = queue{store: store, me: c.me}, store.policy.Hang
 	defer func() {
-		err = errors.Join(err, c.events.Close(), c.telemetry.Close())
+		err = errors.Join(err, c.events.Close(), c.telemetry.Close(), c.tidy())
 	}()
 	if err := c.begin(); err != nil {
 		return nil, err
 	}
 	err = c.loop(ctx)
 	return c.finish(err)
+}
+
+func (o *RunOptions) open(ctx context.Context, locks *folderLocks) (*Store, func(), error) {
+	if o.Join {
+		return joinStudy(ctx, locks)
+	}
+	study, err := ReadStudy(o.StudyFile)
+	if err != nil {
+		return nil, nil, err
+	}
+	describe := o.Describe
+	if describe == nil {
+		describe = DescribeData(o.DataDir)
+	}
+	return openStudy(study, locks, describe)
 }
 
 // begin cleans up behind a killed predecessor and looks how far the study is.
@@ -131,8 +150,10 @@ func (c *coordinator) begin() error {
 	if err := c.store.sweepJournals(c.me, &c.queue.quiet); err != nil {
 		return err
 	}
-	if err := c.store.sweepTemporaries(time.Hour); err != nil {
-		return err
+	if !c.Join { // what others rely on is not ours to judge
+		if err := errors.Join(c.store.sweepTemporaries(time.Hour), c.session()); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(filepath.Join(c.Dir, "work", "logs"), 0o777); err != nil {
 		return diskError(err)
@@ -141,11 +162,15 @@ func (c *coordinator) begin() error {
 	if c.model, err = newModel(c.store, &c.queue); err != nil {
 		return err
 	}
-	if err := c.session(); err != nil {
-		return err
-	}
 	for i := range c.workers() {
 		c.slots = append(c.slots, &slot{index: i, device: c.Devices[i%len(c.Devices)]})
+	}
+	if c.locks.missing {
+		text := fmt.Sprintf("locks do not work in %s: take care yourself that one `study run` or `study compact` works there at a time; results are safe without", c.Dir)
+		c.Progress.Note(text)
+		if err := c.events.append(happened(c.me, "no_locks", "%s", text)); err != nil {
+			return err
+		}
 	}
 	return c.events.append(happened(c.me, "start", "study %s: %d of %d runs are committed, %d workers", c.store.Plan.Name, c.model.committed(), c.model.total, len(c.slots)))
 }
@@ -156,7 +181,7 @@ func (c *coordinator) workers() int {
 	if n == 0 {
 		n = len(c.Devices)
 		if !strings.HasPrefix(c.Devices[0], "cuda") {
-			n = max(n, runtime.NumCPU())
+			n = max(n, processors())
 		}
 		n = min(n, max(1, c.model.total-c.model.committed()))
 	}
@@ -164,7 +189,7 @@ func (c *coordinator) workers() int {
 }
 
 // threads of one worker: the cores are shared between them. The number does not show in the results.
-func (c *coordinator) threads() int { return max(1, runtime.NumCPU()/len(c.slots)) }
+func (c *coordinator) threads() int { return max(1, processors()/len(c.slots)) }
 
 func (c *coordinator) loop(ctx context.Context) error {
 	if c.model.open() == 0 {
@@ -211,7 +236,7 @@ func (c *coordinator) loop(ctx context.Context) error {
 				c.sample(now.Sub(sampled))
 				sampled = now
 			}
-			if err := c.model.refresh(); err != nil {
+			if err := c.look(now); err != nil {
 				c.stop(err)
 			}
 		}
@@ -222,6 +247,17 @@ func (c *coordinator) loop(ctx context.Context) error {
 		return ErrStopped
 	}
 	return c.cause
+}
+
+// look reads the folder again, but spends no more than a twentieth of the time on it: a network file system has others to serve.
+func (c *coordinator) look(now time.Time) error {
+	if now.Before(c.nextLook) {
+		return nil
+	}
+	begin := time.Now()
+	err := c.model.refresh()
+	c.nextLook = time.Now().Add(20 * time.Since(begin))
+	return err
 }
 
 // living says whether there is a worker, or will be.
@@ -347,7 +383,7 @@ func (c *coordinator) died(s *slot, state *os.ProcessState) {
 		c.events.append(happened(c.me, "worker_given_up", "%s", text))
 		c.Progress.Note(text)
 		if !c.living() {
-			c.cause = errors.New(text)
+			c.cause = fmt.Errorf("%w: %s", errNoWorker, text)
 		}
 		return
 	}
@@ -403,6 +439,27 @@ func (c *coordinator) blame(s *slot, text string, crashed bool) error {
 	return nil
 }
 
+// tidy removes what killed writers left in a complete study, unless somebody is still about to write.
+func (c *coordinator) tidy() error {
+	if !c.complete || c.locks.missing {
+		return nil
+	}
+	if c.Join {
+		c.release() // it is shared: the last one out has the folder to itself
+		release, got, err := c.locks.take("lock", false)
+		if err != nil || !got {
+			return err
+		}
+		defer release()
+	}
+	release, alone, err := c.locks.alone()
+	if err != nil || !alone {
+		return err
+	}
+	defer release()
+	return c.store.sweepTemporaries(0)
+}
+
 // finish leaves the folder tidy and says what there is.
 func (c *coordinator) finish(cause error) (*Summary, error) {
 	if err := c.model.refresh(); err != nil {
@@ -411,9 +468,7 @@ func (c *coordinator) finish(cause error) (*Summary, error) {
 	summary := c.model.summary()
 	summary.Closed = c.closedDevices()
 	err := errors.Join(c.store.sweep(c.queue.runs, c.me, &c.queue.quiet), c.store.sweepJournals(c.me, &c.queue.quiet), c.store.writeTasks(c.queue.counts()))
-	if summary.Complete {
-		err = errors.Join(err, c.store.sweepTemporaries(0))
-	}
+	c.complete = summary.Complete
 	c.Progress.Update(c.model.snapshot(c.slots))
 	c.Progress.Close()
 	if summary.Complete && errors.Is(cause, ErrStopped) {

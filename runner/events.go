@@ -37,6 +37,10 @@ func (s *Store) record(table string, me lease) *recorder {
 func (r *recorder) append(row any) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.journal != nil && !exists(r.journal.path) { // published by another machine, which took us for dead: it has what we wrote so far
+		r.journal.Close()
+		r.journal, r.rows = nil, 0
+	}
 	if r.journal == nil {
 		r.name = fmt.Sprintf("%s-%s-%d-%d-%d", r.table, plainName(r.me.Host), r.me.PID, r.me.Start, r.part)
 		j, err := createJournal(r.store.journalPath(r.name), nil)

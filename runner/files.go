@@ -82,7 +82,7 @@ func createOnce(path, suffix string, data []byte) (bool, error) {
 		return false, diskError(err)
 	}
 	defer os.Remove(temporary)
-	err := os.Link(temporary, path)
+	err := link(temporary, path)
 	if errors.Is(err, syscall.ENOTSUP) || errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSYS) { // no hard links here
 		var f *os.File
 		if f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666); err == nil {
@@ -94,6 +94,21 @@ func createOnce(path, suffix string, data []byte) (bool, error) {
 		return false, nil
 	}
 	return err == nil, diskError(err)
+}
+
+// link is os.Link for network file systems, where the reply to a link that was made may be lost and the request sent again: then the file
+// that is in the way is our own.
+func link(old, new string) error {
+	err := os.Link(old, new)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	ours, err1 := os.Stat(old)
+	there, err2 := os.Stat(new)
+	if err1 == nil && err2 == nil && os.SameFile(ours, there) {
+		return nil
+	}
+	return err
 }
 
 func syncFolder(dir string) error {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,6 +24,8 @@ const (
 	fakeVariable = "ANX_RUNNER_TEST_FAKE" // a fakeBehaviour; empty: the real engine
 	exitVariable = "ANX_RUNNER_TEST_EXIT" // the process kills itself at this point of a commit or checkpoint ...
 	onceVariable = "ANX_RUNNER_TEST_ONCE" // ... unless this file exists, which it makes
+
+	locksVariable = "ANX_RUNNER_TEST_LOCKS" // "missing": a file system without them
 )
 
 type fakeBehaviour struct {
@@ -99,9 +100,9 @@ func (b fakeBehaviour) trainers(seed uint64) fakeTrainers {
 	}}
 }
 
-// testCoordinator is `study run`: study file, folder and number of workers are the arguments.
+// testCoordinator is `study run`: study file, folder and number of workers are the arguments. Without a study file it is `study join`.
 func testCoordinator() int {
-	ctx, release := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, release := UntilSignal(context.Background())
 	defer release()
 	workers, err := strconv.Atoi(os.Args[3])
 	if err != nil {
@@ -112,6 +113,12 @@ func testCoordinator() int {
 		panic(err)
 	}
 	o := RunOptions{StudyFile: os.Args[1], Dir: os.Args[2], Workers: workers, Progress: progress, DataDir: os.Getenv("ANX_RUNNER_TEST_DATA")}
+	o.Join = o.StudyFile == ""
+	if os.Getenv(locksVariable) == "missing" {
+		o.tryLock = func(path string, _ bool) (func(), bool, error) {
+			return nil, false, &os.PathError{Op: "flock", Path: path, Err: syscall.ENOLCK}
+		}
+	}
 	if os.Getenv(fakeVariable) != "" {
 		o.Describe = fakeData
 		o.CheckpointEvery = 15 * time.Millisecond
@@ -122,11 +129,13 @@ func testCoordinator() int {
 	if summary != nil {
 		json.NewEncoder(os.Stdout).Encode(summary)
 	}
-	switch {
-	case errors.Is(err, ErrStopped):
-		return 1
-	case err != nil:
+	if err != nil && !errors.Is(err, ErrStopped) {
 		fmt.Fprintln(os.Stderr, "error:", err)
+	}
+	if o.Join {
+		return JoinCode(err)
+	}
+	if err != nil {
 		return 1
 	}
 	return 0

@@ -13,19 +13,18 @@ import (
 
 // openStudy makes a study folder of a study file, or opens the one there is; what the file adds to it is added, what it alters of runs
 // that have begun is refused.
-func openStudy(study *Study, dir string, describe Describe) (*Store, func(), error) {
-	if err := os.MkdirAll(dir, 0o777); err != nil {
+func openStudy(study *Study, locks *folderLocks, describe Describe) (*Store, func(), error) {
+	if err := os.MkdirAll(locks.dir, 0o777); err != nil {
 		return nil, nil, diskError(err)
 	}
-	if err := ours(dir); err != nil {
+	if err := ours(locks.dir); err != nil {
 		return nil, nil, err
 	}
-	probe := &Store{Dir: dir}
-	release, err := probe.lock()
+	release, err := locks.coordinator()
 	if err != nil {
 		return nil, nil, err
 	}
-	store, err := openLocked(study, dir, describe)
+	store, err := openLocked(study, locks, describe)
 	if err != nil {
 		release()
 		return nil, nil, err
@@ -51,7 +50,8 @@ func ours(dir string) error {
 	return nil
 }
 
-func openLocked(study *Study, dir string, describe Describe) (*Store, error) {
+func openLocked(study *Study, locks *folderLocks, describe Describe) (*Store, error) {
+	dir := locks.dir
 	var old *Store
 	if exists(filepath.Join(dir, "plan.json")) {
 		var err error
@@ -62,6 +62,15 @@ func openLocked(study *Study, dir string, describe Describe) (*Store, error) {
 			return old, nil // nothing is sampled and no data set is read for a plain resume
 		}
 	}
+	release, alone, err := locks.alone()
+	if err != nil {
+		return nil, err
+	}
+	if !alone {
+		return nil, anynetx.Inputf("the study file is not the one that %s was planned from, and others have joined the work there; stop them first "+
+			"(`anynetx study status %s` shows them), or give the study file as it was", dir, dir)
+	}
+	defer release()
 	p, err := NewPlan(study, describe)
 	if err != nil {
 		return nil, err
@@ -162,4 +171,29 @@ func difference(a, b *PlannedRun) string {
 		parts = append(parts, fmt.Sprintf("%s was %s and is %s", name, show(av[name]), show(bv[name])))
 	}
 	return strings.Join(parts, ", ")
+}
+
+// Prepare makes a study folder, or brings the one there is up to date with its study file, without training anything. A look alone writes
+// nothing.
+func Prepare(studyFile, dir, dataDir string, look bool) (*Store, error) {
+	study, err := ReadStudy(studyFile)
+	if err != nil {
+		return nil, err
+	}
+	if old, err := OpenStore(dir); err == nil && old.Plan.StudySHA256 == study.digest {
+		return old, nil // whoever works on it may go on
+	}
+	if look {
+		p, err := NewPlan(study, DescribeWithoutData(study, dataDir))
+		if err != nil {
+			return nil, err
+		}
+		return newStore(dir, p), nil
+	}
+	store, release, err := openStudy(study, &folderLocks{dir: dir}, DescribeData(dataDir))
+	if err != nil {
+		return nil, err
+	}
+	release()
+	return store, nil
 }

@@ -9,12 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"anynetx/anynetx"
 	"anynetx/results"
-
-	"github.com/gofrs/flock"
 )
 
 // Store is a study folder. Its files are the only truth: any number of processes on any number of machines may work in it at a time.
@@ -97,39 +94,6 @@ func (s *Store) writeTasks(counts map[string]int) error {
 
 // metadata goes to the footers: a function of the study, since runs and epochs must not depend on time or place.
 func (s *Store) metadata() map[string]string { return map[string]string{"anynetx.study": s.Plan.Name} }
-
-type lockHolder struct {
-	Host    string    `json:"host"`
-	PID     int       `json:"pid"`
-	Started time.Time `json:"started_utc"`
-}
-
-// lock keeps a second coordinator out. The kernel drops it with the process. Workers do not need it: leases fence them.
-func (s *Store) lock() (release func(), err error) {
-	path := filepath.Join(s.Dir, "lock")
-	lock := flock.New(path)
-	ok, err := lock.TryLock()
-	if err != nil {
-		return nil, diskError(fmt.Errorf("lock of the study folder: %w", err))
-	}
-	if !ok {
-		text := "another process"
-		if data, err := os.ReadFile(path); err == nil {
-			var h lockHolder
-			if json.Unmarshal(data, &h) == nil && h.PID != 0 {
-				text = fmt.Sprintf("process %d on %s since %s", h.PID, h.Host, h.Started.Format(time.DateTime))
-			}
-		}
-		return nil, anynetx.Inputf("%s is being worked on by %s; wait for it or stop it (Ctrl-C there), `anynetx study status %s` shows how far it is", s.Dir, text, s.Dir)
-	}
-	host, _ := os.Hostname()
-	data, _ := json.Marshal(lockHolder{host, os.Getpid(), time.Now().UTC()})
-	if err := os.WriteFile(path, append(data, '\n'), 0o666); err != nil { // in place: the lock belongs to this very file
-		lock.Unlock()
-		return nil, diskError(err)
-	}
-	return func() { lock.Unlock() }, nil
-}
 
 // committed says whether a run's result is in the folder.
 func (s *Store) committed(r *PlannedRun) (bool, error) {

@@ -25,7 +25,7 @@ func openFake(t *testing.T, text, dir string) (*Store, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, release, err := openStudy(study, dir, fakeData)
+	store, release, err := openStudy(study, &folderLocks{dir: dir}, fakeData)
 	if err == nil {
 		release()
 	}

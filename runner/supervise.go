@@ -34,7 +34,7 @@ func (c *coordinator) session() error {
 
 // otherDevices says whether a run may be left to another device than a slot's.
 func (c *coordinator) otherDevices(s *slot) bool {
-	return slices.ContainsFunc(c.slots, func(o *slot) bool { return o.device != s.device && o.closed == "" })
+	return c.Join || slices.ContainsFunc(c.slots, func(o *slot) bool { return o.device != s.device && o.closed == "" })
 }
 
 // deviceEvent takes what the driver said of a device.

@@ -154,10 +154,12 @@ func (w *worker) loop() error {
 		if v, err := w.store.judge(w.me.deviceKey()); err != nil || v.device != "" {
 			return cmp.Or(err, error(closedError{v}))
 		}
+		begin := time.Now()
 		o, err := w.queue.next()
 		if err != nil {
 			return err
 		}
+		looked := time.Since(begin)
 		switch {
 		case o.lease != nil:
 			pause = 20 * time.Millisecond
@@ -170,7 +172,7 @@ func (w *worker) loop() error {
 			case <-w.stop:
 			case <-time.After(pause):
 			}
-			pause = min(2*pause, time.Second)
+			pause = min(2*pause, max(time.Second, 20*looked)) // looks are cheap here, dear on a network file system
 		default:
 			return nil
 		}

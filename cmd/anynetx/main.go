@@ -42,9 +42,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		err = app.RunContext(ctx, arranged)
 	}
+	var coded codedError
 	switch {
 	case err == nil:
 		return exitDone
+	case errors.As(err, &coded):
+		fmt.Fprintf(stderr, "anynetx: %v\n", err)
+		return coded.code
 	case errors.Is(err, errReported):
 		return exitFailed
 	case errors.Is(err, errUnsound):
@@ -66,6 +70,12 @@ var errReported = errors.New("failed, as reported")
 
 // errUnsound is the same for what a person gave: exit code 2.
 var errUnsound = errors.New("bad input, as reported")
+
+// codedError ends the program with an exit code that a batch system acts on.
+type codedError struct {
+	error
+	code int
+}
 
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{

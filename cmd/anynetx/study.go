@@ -3,15 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"runtime"
 	"time"
 
-	"github.com/gofrs/flock"
 	"github.com/urfave/cli/v2"
 
 	"anynetx/anynetx"
-	"anynetx/results"
 	"anynetx/runner"
 )
 
@@ -31,16 +28,9 @@ func studyCommand() *cli.Command {
 				Description: "Example:\n\nanynetx study run studies/quick.yaml --out study-quick --workers 2\n\n" +
 					"The folder of --out holds everything; the same command goes on with a study that was stopped, by Ctrl-C or by anything else. Additions to the\n" +
 					"file are accepted; a change of what has begun is refused by name. Exit code 1 if a run failed or the study was stopped.",
-				Flags: []cli.Flag{dataFlag(),
-					&cli.StringFlag{Name: "out", Usage: "`FOLDER` of the study", TakesFile: true},
-					&cli.IntFlag{Name: "workers", Usage: "`NUMBER` of worker processes", DefaultText: "one per core, or per GPU"},
-					&cli.StringSliceFlag{Name: "devices", Usage: "`ID,...` of the devices that workers take in turn, such as cpu", DefaultText: "cpu"},
-					&cli.DurationFlag{Name: "checkpoint-every", Usage: "`TIME` between checkpoints within an epoch", DefaultText: "1m0s"},
-					&cli.BoolFlag{Name: "accept-library", Usage: "go on although the native library has changed since the study began"},
-					&cli.StringFlag{Name: "progress", Value: runner.ProgressAuto, Usage: "`MODE` on standard error: auto, tty, plain, json, none"},
-					serveFlag(),
-					&cli.BoolFlag{Name: "json", Usage: "one object on standard output at the end, and progress as JSON lines on standard error"}},
+				Flags:  append([]cli.Flag{outFlag(), serveFlag()}, workFlags()...),
 				Action: studyRun},
+			joinCommand(), submitCommand(),
 			{Name: "status", Usage: "how far a study is", ArgsUsage: "DIR",
 				Description: "Example:\n\nanynetx study status study-quick --json\nanynetx study status study-quick --serve 127.0.0.1:8080\n\n" +
 					"It reads the folder alone, so it works on any machine that sees it. With --serve it shows the study in a browser until Ctrl-C, whoever works on it.",
@@ -50,6 +40,18 @@ func studyCommand() *cli.Command {
 				Flags:       []cli.Flag{asJSON}, Action: studyCompact},
 		},
 	}
+}
+
+func outFlag() cli.Flag {
+	return &cli.StringFlag{Name: "out", Usage: "`FOLDER` of the study", TakesFile: true}
+}
+
+// outFolder is the folder of --out.
+func outFolder(c *cli.Context) (string, error) {
+	if c.String("out") == "" {
+		return "", anynetx.Inputf("--out is missing: the folder that the study is to live in, such as study-quick")
+	}
+	return c.String("out"), nil
 }
 
 // oneArgument is the argument of a command that takes exactly one.
@@ -115,38 +117,24 @@ func studyRun(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case c.String("out") == "":
-		return anynetx.Inputf("--out is missing: the folder that the study is to live in, such as study-quick")
-	case c.Int("workers") < 0 || c.Int("workers") > maxWorkers:
-		return anynetx.Inputf("--workers is %d, must be 1 to %d", c.Int("workers"), maxWorkers)
-	case c.IsSet("checkpoint-every") && c.Duration("checkpoint-every") < time.Second:
-		return anynetx.Inputf("--checkpoint-every is %v, must be at least 1s", c.Duration("checkpoint-every"))
-	}
-	mode := c.String("progress")
-	if c.Bool("json") && !c.IsSet("progress") {
-		mode = runner.ProgressJSON
-	}
-	progress, err := runner.NewProgress(c.App.ErrWriter, mode)
+	o, err := workOptions(c)
 	if err != nil {
 		return err
 	}
+	o.StudyFile = file
+	if o.Dir, err = outFolder(c); err != nil {
+		return err
+	}
 	if c.String("serve") != "" {
-		stop, err := serveBeside(c, c.String("out"), progress)
+		stop, err := serveBeside(c, o.Dir, o.Progress)
 		if err != nil {
 			return err
 		}
 		defer stop()
 	}
-	summary, err := runner.Run(c.Context, runner.RunOptions{StudyFile: file, Dir: c.String("out"), DataDir: c.String("data"),
-		Devices: c.StringSlice("devices"), Workers: c.Int("workers"), CheckpointEvery: c.Duration("checkpoint-every"),
-		AcceptLibrary: c.Bool("accept-library"), Progress: progress})
+	summary, err := runner.Run(c.Context, o)
 	if summary != nil {
-		if c.Bool("json") {
-			err = errors.Join(err, writeJSON(c.App.Writer, summary))
-		} else {
-			err = errors.Join(err, printSummary(c, summary))
-		}
+		err = errors.Join(err, printWork(c, summary))
 	}
 	return err
 }
@@ -177,20 +165,7 @@ func studyCompact(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := runner.OpenStore(dir); err != nil {
-		return err
-	}
-	// What a running study's coordinator holds.
-	lock := flock.New(filepath.Join(dir, "lock"))
-	free, err := lock.TryLock()
-	if err != nil {
-		return fmt.Errorf("lock of the study folder: %w", err)
-	}
-	if !free {
-		return anynetx.Inputf("%s is being worked on; stop the study first (Ctrl-C there), it goes on afterwards", dir)
-	}
-	defer lock.Unlock()
-	done, err := results.Compact(dir)
+	done, err := runner.Compact(dir)
 	if err != nil {
 		return err
 	}

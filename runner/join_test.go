@@ -1,0 +1,211 @@
+package runner
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"anynetx/anynetx"
+	"anynetx/results"
+)
+
+// waitFor polls until something holds.
+func waitFor(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(60 * time.Second); !holds(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within a minute", what)
+		}
+	}
+}
+
+func found(t *testing.T, dir, pattern string) bool {
+	t.Helper()
+	list, err := filepath.Glob(filepath.Join(dir, pattern))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list) > 0
+}
+
+// committedOnce checks that of all attempts at a run one committed it.
+func committedOnce(t *testing.T, dir string) {
+	t.Helper()
+	attempts, err := results.ReadTable[attemptRow](dir, "attempts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	times := map[string]int{}
+	for _, a := range attempts {
+		if a.Outcome == outcomeCommitted {
+			times[a.RunID]++
+		}
+	}
+	for id, n := range times {
+		if n != 1 {
+			t.Errorf("run %s was committed %d times", id, n)
+		}
+	}
+}
+
+// Three that joined, one of them killed and one told to stop and joined again, beside a `study run`: the same bytes as one alone.
+func TestJoin(t *testing.T) {
+	slow := fakeBehaviour{Step: 5 * time.Millisecond}
+	study, dir := writeStudy(t, faultStudy), t.TempDir()
+	want := undisturbed(t, study, 2, behaviour(fast))
+	if _, err := openFake(t, faultStudy, dir); err != nil {
+		t.Fatal(err)
+	}
+	killed := startStudy(t, "", dir, 1, behaviour(slow))
+	warned := startStudy(t, "", dir, 1, behaviour(slow))
+	waitFor(t, "two that joined are at work", func() bool { return found(t, dir, "work/*/lease-*") })
+	run := startStudy(t, study, dir, 1, behaviour(slow))
+	stays := startStudy(t, "", dir, 1, behaviour(slow))
+	waitFor(t, "a checkpoint", func() bool { return found(t, dir, "work/*/*/checkpoint-*") })
+	killed.Process.Kill()
+	for range 3 { // batch systems repeat themselves
+		warned.Process.Signal(syscall.SIGUSR1)
+		warned.Process.Signal(syscall.SIGTERM)
+	}
+	killed.Wait()
+	warned.Wait()
+	if code := warned.ProcessState.ExitCode(); code != exitStopped {
+		t.Errorf("told to stop by USR1 and TERM, it ended with %v\n%s", warned.ProcessState, warned.err.String())
+	}
+	again := startStudy(t, "", dir, 1, behaviour(slow))
+	for _, c := range []*coordinatorProcess{run, stays, again} {
+		if err := c.Wait(); err != nil {
+			t.Errorf("%v\n%s", err, c.err.String())
+		}
+	}
+	sameBytes(t, want, dir)
+	tidy(t, dir, faultRuns)
+	committedOnce(t, dir)
+}
+
+// While others work on a plan it cannot be altered, nor its tables be compacted. When they are gone, it can.
+func TestJoinedStudyIsNotAltered(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := openFake(t, faultStudy, dir); err != nil {
+		t.Fatal(err)
+	}
+	_, leave, err := joinStudy(t.Context(), &folderLocks{dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openFake(t, faultStudy, dir); err != nil {
+		t.Errorf("the study as it is was refused: %v", err)
+	}
+	grown := faultStudy + "  - {name: added, dataset: two}\n"
+	if _, err := openFake(t, grown, dir); !errors.Is(err, anynetx.ErrInput) || !strings.Contains(err.Error(), "others have joined") {
+		t.Errorf("a study that grew: %v", err)
+	}
+	if _, err := Compact(dir); !errors.Is(err, anynetx.ErrInput) || !strings.Contains(err.Error(), "others have joined") {
+		t.Errorf("compact: %v", err)
+	}
+	leave()
+	if _, err := openFake(t, grown, dir); err != nil {
+		t.Error(err)
+	}
+	if _, err := Compact(dir); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := joinStudy(t.Context(), &folderLocks{dir: t.TempDir()}); !errors.Is(err, anynetx.ErrInput) || !strings.Contains(err.Error(), "not a study folder") {
+		t.Errorf("an empty folder: %v", err)
+	}
+}
+
+// A file system without locks, as some network file systems are: two coordinators and one that joined cannot be told apart by locks, but leases
+// do it. It is said aloud.
+func TestWithoutLocks(t *testing.T) {
+	study, dir := writeStudy(t, faultStudy), t.TempDir()
+	want := undisturbed(t, study, 2, behaviour(fast))
+	missing := locksVariable + "=missing"
+	first := startStudy(t, study, dir, 1, behaviour(fast), missing)
+	waitFor(t, "a plan", func() bool { return exists(filepath.Join(dir, "plan.json")) })
+	list := []*coordinatorProcess{first, startStudy(t, study, dir, 2, behaviour(fast), missing), startStudy(t, "", dir, 1, behaviour(fast), missing)}
+	for _, c := range list {
+		if err := c.Wait(); err != nil {
+			t.Errorf("%v\n%s", err, c.err.String())
+		}
+		if !strings.Contains(c.err.String(), "locks do not work") {
+			t.Errorf("nobody said so: %s", c.err.String())
+		}
+	}
+	sameBytes(t, want, dir)
+	committedOnce(t, dir)
+	events, err := results.ReadTable[Event](dir, "events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := 0
+	for _, e := range events {
+		if e.Kind == "no_locks" {
+			said++
+		}
+	}
+	if said != len(list) {
+		t.Errorf("%d events no_locks, want %d", said, len(list))
+	}
+}
+
+// A journal that another machine published, since it took its process for dead, does not swallow what comes after.
+func TestJournalTakenAway(t *testing.T) {
+	store, err := openFake(t, faultStudy, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	me := identity()
+	r := store.record("events", me)
+	for i, text := range []string{"one", "two"} {
+		if err := r.append(happened(me, "test", "%s", text)); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			if err := store.publishJournal(r.name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	events, err := results.ReadTable[Event](store.Dir, "events")
+	if err != nil || len(events) != 2 {
+		t.Errorf("%d events, want 2 (%v)", len(events), err)
+	}
+}
+
+// A link whose reply was lost is made twice: the second time our own file is in the way.
+func TestLinkWithLostReply(t *testing.T) {
+	dir := t.TempDir()
+	ours, theirs, name := filepath.Join(dir, "ours"), filepath.Join(dir, "theirs"), filepath.Join(dir, "name")
+	for _, path := range []string{ours, theirs} {
+		if err := os.WriteFile(path, nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := link(ours, name); err != nil {
+			t.Errorf("our own link is in the way: %v", err)
+		}
+	}
+	if err := link(theirs, name); !errors.Is(err, os.ErrExist) {
+		t.Errorf("another's link: %v", err)
+	}
+}
+
+// needPrograms skips loudly where a program is missing.
+func needPrograms(t *testing.T, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Skipf("SKIPPED: %s is not installed (scripts/install.sh test)", name)
+		}
+	}
+}
