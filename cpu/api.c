@@ -10,13 +10,13 @@
 
 #if defined(__x86_64__) || defined(__i386__)
 #define ANX_X86 1
-extern const anx_kernels anx_kernels_of_avx512, anx_kernels_of_avx2;
+extern const anx_kernels anx_kernels_of_avx512, anx_kernels_of_avx512_bf16, anx_kernels_of_avx2;
 #endif
 extern const anx_kernels anx_kernels_of_portable;
 
 struct anx_context {
   anx_failure failure;
-  const anx_kernels *kernels;
+  const anx_kernels *kernels, *bf16; /* of activations of F32; of BF16, null where the processor or the isa has none */
   anx_pool *pool;
   int threads;
 };
@@ -59,6 +59,14 @@ static const anx_kernels *choose(const char *isa) {
   if ((any || !strcmp(isa, "avx2")) && avx2) return &anx_kernels_of_avx2;
 #endif
   return any || !strcmp(isa, "portable") ? &anx_kernels_of_portable : NULL;
+}
+
+static const anx_kernels *choose_bf16(const anx_kernels *kernels) {
+#if defined(ANX_X86)
+  if (kernels == &anx_kernels_of_avx512 && __builtin_cpu_supports("avx512bf16")) return &anx_kernels_of_avx512_bf16;
+#endif
+  (void)kernels;
+  return NULL;
 }
 
 static void cpu_name(char *name, size_t size) {
@@ -116,6 +124,7 @@ static anx_status context_create(anx_context **out, const anx_context_desc *desc
   memcpy(isa, desc->isa, sizeof desc->isa);
   c->kernels = choose(isa);
   if (!c->kernels) return anx_fail(&c->failure, ANX_UNSUPPORTED, "context: instruction set \"%s\" is not built or not on this machine", isa);
+  c->bf16 = choose_bf16(c->kernels);
   c->threads = desc->threads;
   const int error = anx_pool_create(&c->pool, desc->threads);
   if (error) return anx_fail(&c->failure, ANX_OUT_OF_MEMORY, "context: %d threads: %s", desc->threads, strerror(error));
@@ -140,7 +149,7 @@ static anx_status context_info(anx_context *c, anx_device_info *info) {
 static anx_status tensor_bytes(anx_context *c, const anx_tensor *t, uint64_t *bytes) {
   if (!c) return ANX_INVALID_ARGUMENT;
   if (!t || !bytes) return anx_fail(&c->failure, ANX_INVALID_ARGUMENT, "tensor_bytes: a null pointer");
-  return anx_check_tensor(&c->failure, "tensor", t, bytes);
+  return anx_check_tensor(&c->failure, c->bf16 != NULL, "tensor", t, bytes);
 }
 
 static anx_status buffer_create(anx_context *c, anx_buffer **out, uint64_t bytes) {
@@ -190,15 +199,15 @@ static anx_status buffer_read(anx_context *c, const anx_buffer *b, void *data, u
   return ANX_OK;
 }
 
-/* The float of an activation that holds image n, pixel p of h w, channel k. */
+/* The value of an activation that holds image n, pixel p of h w, channel k. */
 static size_t place(const anx_tensor *t, size_t n, size_t p, size_t k) {
-  return k * anx_channel_floats(t->n, t->h, t->w) + ((n / ANX_IMAGES) * (size_t)t->h * (size_t)t->w + p) * ANX_IMAGES + n % ANX_IMAGES;
+  return k * anx_channel_values(t->n, t->h, t->w) + ((n / ANX_IMAGES) * (size_t)t->h * (size_t)t->w + p) * ANX_IMAGES + n % ANX_IMAGES;
 }
 
 static anx_status check_layout(anx_context *c, const char *what, const anx_tensor *t, const anx_buffer *b, const void *values) {
   uint64_t bytes;
   if (!t || !values) return anx_fail(&c->failure, ANX_INVALID_ARGUMENT, "%s: a null pointer", what);
-  const anx_status s = anx_check_tensor(&c->failure, what, t, &bytes);
+  const anx_status s = anx_check_tensor(&c->failure, c->bf16 != NULL, what, t, &bytes);
   if (s != ANX_OK) return s;
   if (t->layout != ANX_ACTIVATION && t->dtype != ANX_F32) return anx_fail(&c->failure, ANX_INVALID_ARGUMENT, "%s: a plain tensor must be F32", what);
   return check_range(c, what, b, t->offset, bytes);
@@ -208,7 +217,7 @@ static anx_status pack(anx_context *c, const anx_tensor *t, anx_buffer *b, const
   if (!c) return ANX_INVALID_ARGUMENT;
   const anx_status s = check_layout(c, "pack", t, b, nhwc);
   if (s != ANX_OK) return s;
-  float *to = (float *)(void *)(b->bytes + t->offset);
+  void *to = b->bytes + t->offset;
   const size_t map = (size_t)t->h * (size_t)t->w, channels = (size_t)t->c;
   if (t->layout == ANX_PLAIN) {
     memcpy(to, nhwc, (size_t)t->n * map * channels * sizeof(float));
@@ -216,7 +225,7 @@ static anx_status pack(anx_context *c, const anx_tensor *t, anx_buffer *b, const
   }
   for (size_t n = 0; n < (size_t)t->n; n++) {
     for (size_t p = 0; p < map; p++) {
-      for (size_t k = 0; k < channels; k++) to[place(t, n, p, k)] = nhwc[(n * map + p) * channels + k];
+      for (size_t k = 0; k < channels; k++) anx_put(to, place(t, n, p, k), t->dtype, nhwc[(n * map + p) * channels + k]);
     }
   }
   return ANX_OK;
@@ -226,7 +235,7 @@ static anx_status unpack(anx_context *c, const anx_tensor *t, const anx_buffer *
   if (!c) return ANX_INVALID_ARGUMENT;
   const anx_status s = check_layout(c, "unpack", t, b, nhwc);
   if (s != ANX_OK) return s;
-  const float *from = (const float *)(const void *)(b->bytes + t->offset);
+  const void *from = b->bytes + t->offset;
   const size_t map = (size_t)t->h * (size_t)t->w, channels = (size_t)t->c;
   if (t->layout == ANX_PLAIN) {
     memcpy(nhwc, from, (size_t)t->n * map * channels * sizeof(float));
@@ -234,19 +243,19 @@ static anx_status unpack(anx_context *c, const anx_tensor *t, const anx_buffer *
   }
   for (size_t n = 0; n < (size_t)t->n; n++) {
     for (size_t p = 0; p < map; p++) {
-      for (size_t k = 0; k < channels; k++) nhwc[(n * map + p) * channels + k] = from[place(t, n, p, k)];
+      for (size_t k = 0; k < channels; k++) nhwc[(n * map + p) * channels + k] = anx_get(from, place(t, n, p, k), t->dtype);
     }
   }
   return ANX_OK;
 }
 
-/* Workspace: scratch of each thread, then doubles shared by all. One op runs at a time, so ops share it. */
+/* Workspace: scratch of each thread, then doubles and a filter shared by all. One op runs at a time, so ops share it. */
 typedef struct sizes {
-  size_t scratch_floats, doubles, bytes;
+  size_t scratch_floats, doubles, filter_floats, bytes;
 } sizes;
 
 static sizes workspace_of(const anx_context *c, const anx_program_desc *d, const anx_op *ops) {
-  sizes s = {0, 0, 0};
+  sizes s = {0};
   for (int i = 0; i < d->ops; i++) {
     const anx_op *op = &ops[i];
     size_t floats = 0, doubles = 0;
@@ -255,8 +264,9 @@ static sizes workspace_of(const anx_context *c, const anx_program_desc *d, const
       anx_conv_plan_make(&p, op);
       floats = anx_conv_scratch_floats(&p);
       doubles = anx_conv_partials(&p, op);
+      if (p.filter_floats > s.filter_floats) s.filter_floats = p.filter_floats;
     } else if (op->kind == ANX_XENT) {
-      doubles = (size_t)op->c;
+      doubles = 2 * (size_t)op->c;
     } else if (op->kind == ANX_SGD) {
       doubles = (size_t)op->c / 16384 + 1; /* chunks of sgd.c */
     }
@@ -264,14 +274,15 @@ static sizes workspace_of(const anx_context *c, const anx_program_desc *d, const
     if (doubles > s.doubles) s.doubles = doubles;
   }
   s.scratch_floats = anx_round64((s.scratch_floats + 16) * sizeof(float)) / sizeof(float);
-  s.bytes = (size_t)c->threads * s.scratch_floats * sizeof(float) + anx_round64(s.doubles * sizeof(double));
+  s.bytes = (size_t)c->threads * s.scratch_floats * sizeof(float) + anx_round64(s.doubles * sizeof(double)) +
+            anx_round64(s.filter_floats * sizeof(float));
   return s;
 }
 
 static anx_status program_workspace(anx_context *c, const anx_program_desc *d, uint64_t *bytes, const anx_tensor *tensors, const anx_op *ops) {
   if (!c || !c->kernels) return ANX_INVALID_ARGUMENT;
   if (!d || !bytes) return anx_fail(&c->failure, ANX_INVALID_ARGUMENT, "program_workspace: a null pointer");
-  const anx_status s = anx_check_program(&c->failure, d, tensors, ops, NULL);
+  const anx_status s = anx_check_program(&c->failure, c->bf16 != NULL, d, tensors, ops, NULL);
   if (s == ANX_OK) *bytes = workspace_of(c, d, ops).bytes;
   return s;
 }
@@ -298,6 +309,8 @@ static void bind(anx_context *c, anx_program *p, anx_buffer *const *buffers, con
     call->scratch = (float *)(void *)p->workspace;
     call->scratch_floats = s->scratch_floats;
     call->partial = (double *)(void *)(p->workspace + (size_t)c->threads * s->scratch_floats * sizeof(float));
+    call->filter = (float *)(void *)((unsigned char *)call->partial + anx_round64(s->doubles * sizeof(double)));
+    call->kernel = (op->dtype == ANX_BF16 ? c->bf16 : c->kernels)->op[op->kind];
     for (int j = 0; j < ANX_MAX_IN; j++) {
       if (op->in[j] == -1) continue;
       call->tin[j] = &p->tensors[op->in[j]];
@@ -325,7 +338,7 @@ static anx_status program_create(anx_context *c, const anx_program_desc *d, anx_
     if (!buffers[i]) status = anx_fail(&c->failure, ANX_INVALID_ARGUMENT, "program: buffer %zu is null", i);
     else bytes[i] = buffers[i]->size;
   }
-  if (status == ANX_OK) status = anx_check_program(&c->failure, d, tensors, ops, bytes);
+  if (status == ANX_OK) status = anx_check_program(&c->failure, c->bf16 != NULL, d, tensors, ops, bytes);
   free(bytes);
   if (status != ANX_OK) return status;
   const sizes s = workspace_of(c, d, ops);
@@ -366,7 +379,7 @@ static anx_status program_run(anx_context *c, anx_program *p, const double *slot
       call->slot[j] = s >= 0 && s < p->slots ? slots[s] : 0;
     }
     const uint64_t start = p->ns ? now_ns() : 0;
-    c->kernels->op[call->op->kind](call);
+    call->kernel(call);
     if (p->ns) {
       p->ns[i] += now_ns() - start;
       p->runs[i]++;

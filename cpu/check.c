@@ -35,10 +35,12 @@ static uint64_t stored(const anx_tensor *t) {
     if (d[i] < 1 || count > ((uint64_t)1 << 48) / (uint64_t)d[i]) return 0;
     count *= (uint64_t)d[i];
   }
-  return t->layout == ANX_ACTIVATION ? (uint64_t)anx_channel_floats(t->n, t->h, t->w) * (uint64_t)t->c : count;
+  return t->layout == ANX_ACTIVATION ? (uint64_t)anx_channel_values(t->n, t->h, t->w) * (uint64_t)t->c : count;
 }
 
-anx_status anx_check_tensor(anx_failure *f, const char *what, const anx_tensor *t, uint64_t *bytes) {
+#define NO_BF16 "activations of BF16 need a processor with AVX512_BF16 and a context of its best instruction set"
+
+anx_status anx_check_tensor(anx_failure *f, int bf16, const char *what, const anx_tensor *t, uint64_t *bytes) {
   if (t->layout != ANX_PLAIN && t->layout != ANX_ACTIVATION) return anx_fail(f, ANX_INVALID_ARGUMENT, "%s: unknown layout %d", what, t->layout);
   if (t->dtype < 0 || t->dtype > ANX_BF16) return anx_fail(f, ANX_INVALID_ARGUMENT, "%s: unknown dtype %d", what, t->dtype);
   if (t->flags & ~(uint32_t)ANX_TRANSIENT) return anx_fail(f, ANX_INVALID_ARGUMENT, "%s: unknown flags 0x%x", what, t->flags);
@@ -47,8 +49,9 @@ anx_status anx_check_tensor(anx_failure *f, const char *what, const anx_tensor *
   if (t->n < 1 || t->h < 1 || t->w < 1 || t->c < 1)
     return anx_fail(f, ANX_INVALID_ARGUMENT, "%s: impossible shape %d x %d x %d x %d", what, t->n, t->h, t->w, t->c);
   if (t->layout == ANX_ACTIVATION) {
-    if (t->dtype == ANX_F16 || t->dtype == ANX_BF16) return anx_fail(f, ANX_UNSUPPORTED, "%s: activations are F32 on this back end", what);
-    if (t->dtype != ANX_F32) return anx_fail(f, ANX_INVALID_ARGUMENT, "%s: activations of %s", what, dtype_names[t->dtype]);
+    if (t->dtype == ANX_F16) return anx_fail(f, ANX_UNSUPPORTED, "%s: activations are F32 or BF16 on this back end", what);
+    if (t->dtype == ANX_BF16 && !bf16) return anx_fail(f, ANX_UNSUPPORTED, "%s: " NO_BF16, what);
+    if (t->dtype != ANX_F32 && t->dtype != ANX_BF16) return anx_fail(f, ANX_INVALID_ARGUMENT, "%s: activations of %s", what, dtype_names[t->dtype]);
     if (t->n % ANX_IMAGES)
       return anx_fail(f, ANX_INVALID_ARGUMENT, "%s: a batch of %d, but %d images share the vector lanes: make it a multiple", what, t->n, ANX_IMAGES);
   }
@@ -97,7 +100,7 @@ typedef struct check {
   const anx_program_desc *desc;
   const anx_tensor *tensors;
   const anx_op *op;
-  int number;
+  int number, bf16;
 } check;
 
 #define WRONG(k, ...) anx_fail_op((k)->failure, ANX_INVALID_ARGUMENT, (k)->number, (k)->op, __VA_ARGS__)
@@ -115,7 +118,8 @@ static anx_status check_tensor_of(check *k, const role *r, int id) {
     const int broadcast = r->shape == N11C || (r->shape == NHWC_OR_BROADCAST && (o->flags & ANX_BROADCAST));
     const int out = r->shape == NPQK || r->shape == NPQC;
     const int32_t h = broadcast ? 1 : out ? o->p : o->h, w = broadcast ? 1 : out ? o->q : o->w, c = r->shape == NPQK ? o->k : o->c;
-    if (t->layout != ANX_ACTIVATION) return WRONG(k, "%s (tensor %d) is not an activation", name, id);
+    if (t->layout != ANX_ACTIVATION || t->dtype != o->dtype)
+      return WRONG(k, "%s (tensor %d) is not an activation of %s", name, id, dtype_names[o->dtype]);
     if (t->n != o->n || t->h != h || t->w != w || t->c != c)
       return WRONG(k, "%s (tensor %d) is %d x %d x %d x %d, not %d x %d x %d x %d", name, id, t->n, t->h, t->w, t->c, o->n, h, w, c);
     return ANX_OK;
@@ -251,7 +255,8 @@ static anx_status check_op(check *k) {
   if (o->kind < 0 || o->kind >= ANX_OP_KINDS) return WRONG(k, "unknown kind %d", o->kind);
   const rule *r = &rules[o->kind];
   if (o->dtype < 0 || o->dtype > ANX_BF16) return WRONG(k, "unknown dtype %d", o->dtype);
-  if (o->dtype != ANX_F32) return CANNOT(k, "activations of %s", dtype_names[o->dtype]);
+  if (o->dtype == ANX_BF16 && !k->bf16) return CANNOT(k, NO_BF16);
+  if (o->dtype != ANX_F32 && o->dtype != ANX_BF16) return CANNOT(k, "activations of %s", dtype_names[o->dtype]);
   if (o->models < 1) return WRONG(k, "%d models", o->models);
   if (o->models > 1) return CANNOT(k, "%d models in one launch", o->models);
   if (o->flags & ~r->flags) return WRONG(k, "unknown flags 0x%x", o->flags & ~r->flags);
@@ -266,14 +271,14 @@ static anx_status check_op(check *k) {
   return check_overlap(k);
 }
 
-anx_status anx_check_program(anx_failure *f, const anx_program_desc *d, const anx_tensor *tensors, const anx_op *ops, const uint64_t *buffer_bytes) {
+anx_status anx_check_program(anx_failure *f, int bf16, const anx_program_desc *d, const anx_tensor *tensors, const anx_op *ops, const uint64_t *buffer_bytes) {
   if (d->tensors < 0 || d->ops < 0 || d->buffers < 0 || d->slots < 0) return anx_fail(f, ANX_INVALID_ARGUMENT, "program: a negative count");
   if ((d->tensors && !tensors) || (d->ops && !ops)) return anx_fail(f, ANX_INVALID_ARGUMENT, "program: no tensors or no ops given");
   for (int i = 0; i < d->tensors; i++) {
     char what[32];
     uint64_t bytes = 0;
     snprintf(what, sizeof what, "tensor %d", i);
-    const anx_status s = anx_check_tensor(f, what, &tensors[i], &bytes);
+    const anx_status s = anx_check_tensor(f, bf16, what, &tensors[i], &bytes);
     if (s != ANX_OK) return s;
     if (tensors[i].buffer < 0 || tensors[i].buffer >= d->buffers)
       return anx_fail(f, ANX_INVALID_ARGUMENT, "%s lies in buffer %d of %d", what, tensors[i].buffer, d->buffers);
@@ -282,7 +287,7 @@ anx_status anx_check_program(anx_failure *f, const anx_program_desc *d, const an
                       (unsigned long long)(tensors[i].offset + bytes), tensors[i].buffer, (unsigned long long)buffer_bytes[tensors[i].buffer]);
   }
   for (int i = 0; i < d->ops; i++) {
-    check k = {f, d, tensors, &ops[i], i};
+    check k = {f, d, tensors, &ops[i], i, bf16};
     const anx_status s = check_op(&k);
     if (s != ANX_OK) return s;
   }

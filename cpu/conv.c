@@ -18,11 +18,13 @@ static int transposing_pays(const anx_conv_plan *p, int n) {
   return (int64_t)round16(p->gi) * (p->go + 8) * n < (int64_t)p->gi * p->go * (n + 6);
 }
 
+static int odd(int n) { return n | 1; }
+
 static void plan_pointwise(anx_conv_plan *p, const anx_op *op) {
   const int backward = op->kind == ANX_CONV_BWD;
   p->pointwise = 1;
   p->blocks = 1;
-  const int fit = backward ? POINTWISE_FLOATS / ANX_IMAGES / (2 * p->gi + p->go) : TILE_FLOATS / 2 / ANX_IMAGES / p->gi;
+  const int fit = p->pair * (backward ? POINTWISE_FLOATS / ANX_IMAGES / (2 * p->gi + p->go) : TILE_FLOATS / 2 / ANX_IMAGES / p->gi);
   p->rows = most(16, least(backward ? 64 : 128, fit / 8 * 8));
   if (backward) {
     p->transposed = transposing_pays(p, least(p->rows, p->pixels));
@@ -34,8 +36,14 @@ static void plan_pointwise(anx_conv_plan *p, const anx_op *op) {
   p->rows = divide_up(units, p->slices);
   p->slices = p->row_slices = divide_up(units, p->rows);
   p->rows *= unit;
-  p->a_c = p->d_k = (size_t)(p->rows | 1) * ANX_IMAGES;
-  p->a_floats = p->transposed ? (size_t)round16(p->gi) * (size_t)p->rows * ANX_IMAGES : p->a_c * (size_t)p->gi;
+  p->a_c = p->d_k = (size_t)odd(p->rows) * ANX_IMAGES;
+  p->a_floats = p->a_c * (size_t)p->ci;
+  if (backward) {
+    const int vectors = divide_up(p->rows, p->pair);
+    p->weights.a_c = p->weights.d_k = (size_t)odd(vectors) * ANX_IMAGES;
+    p->a_floats = p->transposed ? (size_t)(round16(p->gi) * vectors) * ANX_IMAGES : p->weights.a_c * (size_t)p->gi;
+    p->weights.d_floats = p->pair > 1 ? p->weights.d_k * (size_t)p->go : 0;
+  }
   p->sparse_floats = backward && op->stride > 1 ? p->a_c * (size_t)p->gi : 0;
 }
 
@@ -55,6 +63,32 @@ static void window(int *low, int *count, int r, int pad, int stride, int in, int
   *count = hi - lo + 1;
 }
 
+/* The weight gradient's own tiles, see anx_weight_tiles. */
+static void weight_tiles(anx_conv_plan *p, const anx_op *op) {
+  anx_weight_tiles *w = &p->weights;
+  const int by_block = p->blocks > 1;
+  const size_t pixel = (size_t)p->blocks * ANX_IMAGES;
+  if (p->pair == 1) {
+    *w = (anx_weight_tiles){.a_c = p->a_c, .a_row = (size_t)p->a_wp * pixel, .a_pixel = pixel, .a_step = by_block ? ANX_IMAGES : (size_t)op->stride * ANX_IMAGES,
+                            .d_k = p->d_k, .d_row = (size_t)p->d_wp * pixel, .d_pixel = pixel, .phases = 1};
+    return;
+  }
+  *w = (anx_weight_tiles){.a_step = ANX_IMAGES, .phases = by_block ? 1 : op->stride};
+  if (by_block) {
+    w->a_pixel = w->d_pixel = (size_t)divide_up(p->blocks, 2) * ANX_IMAGES;
+    w->a_row = (size_t)p->a_wp * w->a_pixel;
+    w->d_row = (size_t)op->q * w->d_pixel;
+  } else {
+    w->a_pixel = w->d_pixel = ANX_IMAGES / 2;
+    w->a_phase = (size_t)(op->q + (p->s_count - 1) / op->stride + 1) * w->a_pixel; /* the last vector of an odd row reads one pixel more */
+    w->a_row = (size_t)op->stride * w->a_phase;
+    w->d_row = (size_t)divide_up(op->q, 2) * ANX_IMAGES;
+  }
+  w->a_c = (((size_t)p->a_rows * w->a_row / ANX_IMAGES + 1) | 1) * ANX_IMAGES;
+  w->d_k = (((size_t)p->rows * w->d_row / ANX_IMAGES) | 1) * ANX_IMAGES;
+  w->d_floats = w->d_k * (size_t)p->go;
+}
+
 static void tiles(anx_conv_plan *p, const anx_op *op, int backward) {
   p->a_rows = (p->rows - 1) * op->stride + p->r_count;
   p->a_wp = (op->q - 1) * op->stride + p->s_count;
@@ -62,9 +96,12 @@ static void tiles(anx_conv_plan *p, const anx_op *op, int backward) {
   p->d_wp = op->q + 2 * p->d_pad_w;
   p->a_c = (((size_t)p->a_rows * (size_t)p->a_wp * (size_t)p->blocks) | 1) * ANX_IMAGES;
   p->d_k = backward ? (((size_t)p->d_rows * (size_t)p->d_wp * (size_t)p->blocks) | 1) * ANX_IMAGES : 0;
+  if (backward) weight_tiles(p, op);
 }
 
-static size_t tile_floats(const anx_conv_plan *p) { return p->a_c * (size_t)p->gi + p->d_k * (size_t)p->go; }
+static size_t tile_floats(const anx_conv_plan *p) {
+  return (p->weights.a_c ? p->weights.a_c * (size_t)p->gi : p->a_c * (size_t)p->ci) + p->d_k * (size_t)p->co + p->weights.d_floats;
+}
 
 static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
   const int backward = op->kind == ANX_CONV_BWD;
@@ -83,7 +120,7 @@ static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
   tiles(p, op, backward);
   p->slices = p->row_slices * divide_up(p->blocks_total, p->blocks);
   p->weight_rows = most(1, least(p->rows, WEIGHT_PIXELS / (op->q * p->blocks)));
-  p->a_floats = p->a_c * (size_t)p->gi;
+  p->a_floats = backward ? p->weights.a_c * (size_t)p->gi : p->a_c * (size_t)p->ci;
 }
 
 void anx_conv_plan_make(anx_conv_plan *p, const anx_op *op) {
@@ -91,19 +128,23 @@ void anx_conv_plan_make(anx_conv_plan *p, const anx_op *op) {
   p->groups = op->c / op->group;
   p->gi = op->group;
   p->go = op->k / p->groups;
+  p->pair = op->dtype == ANX_BF16 ? 2 : 1;
+  p->ci = divide_up(p->gi, p->pair);
+  p->co = divide_up(p->go, p->pair);
   p->pad = op->r / 2;
   p->taps = op->r * op->r;
   p->blocks_total = op->n / ANX_IMAGES;
   p->pixels = p->blocks_total * op->p * op->q;
-  p->x_c = anx_channel_floats(op->n, op->h, op->w);
-  p->y_c = anx_channel_floats(op->n, op->p, op->q);
+  p->x_c = anx_channel_values(op->n, op->h, op->w);
+  p->y_c = anx_channel_values(op->n, op->p, op->q);
   if (op->r == 1) plan_pointwise(p, op);
   else plan_spatial(p, op);
-  p->d_floats = op->kind == ANX_CONV_BWD ? p->d_k * (size_t)p->go : 0;
+  p->d_floats = op->kind == ANX_CONV_BWD ? p->d_k * (size_t)p->co : 0;
+  if (p->pair > 1) p->filter_floats = (size_t)p->groups * (size_t)p->taps * (size_t)(op->kind == ANX_CONV_BWD ? p->co * p->gi : p->go * p->ci);
   p->sums_floats = (size_t)2 * ANX_IMAGES * (size_t)(op->kind == ANX_CONV_BWD ? p->gi : p->go);
 }
 
-size_t anx_conv_scratch_floats(const anx_conv_plan *p) { return p->a_floats + p->d_floats + p->sums_floats + p->sparse_floats; }
+size_t anx_conv_scratch_floats(const anx_conv_plan *p) { return p->a_floats + p->d_floats + p->sums_floats + p->sparse_floats + p->weights.d_floats; }
 
 size_t anx_conv_partials(const anx_conv_plan *p, const anx_op *op) {
   return (size_t)p->slices * 2 * (size_t)(op->kind == ANX_CONV_BWD ? op->c : op->k);

@@ -11,35 +11,84 @@ enum { FWD_Y, FWD_SUMS };
 enum { BWD_G, BWD_Y, BWD_AL, BWD_BE, BWD_DE, BWD_X, BWD_S, BWD_T, BWD_MEAN, BWD_W, BWD_ADD };
 enum { BWD_DX, BWD_DW, BWD_DBIAS, BWD_SUMS };
 
-/* n vectors of 16: dst = src, or ReLU(s src + t) */
-AI void anx_pack_act(float *dst, size_t dst_step, const float *src, size_t src_step, int n, int act, float s, float t) {
-  if (act) {
-    const vf vs = vset(s), vt = vset(t);
+/* n pixels of 16 images: dst = src, or ReLU(s src + t) */
+AI void anx_pack_act(stored *dst, size_t dst_step, const stored *src, size_t src_step, int n, const float *s, const float *t) {
+  if (s) {
+    const vf vs = vset(*s), vt = vset(*t);
     for (int i = 0; i < n; i++, dst += dst_step, src += src_step) {
-      UNROLL for (int l = 0; l < 16; l += VL) vstore(dst + l, vrelu(vaffine(vs, vload(src + l), vt)));
+      UNROLL for (int l = 0; l < 16; l += VL) astore(dst + l, vrelu(vaffine(vs, aload(src + l), vt)));
     }
   } else {
     for (int i = 0; i < n; i++, dst += dst_step, src += src_step) {
-      UNROLL for (int l = 0; l < 16; l += VL) vstore(dst + l, vload(src + l));
+      UNROLL for (int l = 0; l < 16; l += VL) astore(dst + l, aload(src + l));
     }
   }
 }
 
-/* n vectors of 16: dst = al g + be y + de, or g where y is null */
-AI void anx_pack_gradient(float *dst, size_t dst_step, const float *g, const float *y, size_t src_step, int n, float al, float be, float de) {
+/* The slots of a tile: the same, in bf16 of two channels src and src + src_c (the second is zero if channels is 1). */
+AI void anx_pack_act_slots(float *dst, size_t dst_step, const stored *src, size_t src_c, int channels, size_t src_step, int n, const float *s,
+                           const float *t) {
+#if PAIR == 1
+  (void)src_c, (void)channels;
+  anx_pack_act(dst, dst_step, src, src_step, n, s, t);
+#else
+  const int two = channels > 1;
+  const stored *other = two ? src + src_c : src;
+  const vf vs = vset(s ? s[0] : 0), vt = vset(s ? t[0] : 0), ws = vset(s && two ? s[1] : 0), wt = vset(s && two ? t[1] : 0);
+  for (int i = 0; i < n; i++, dst += dst_step, src += src_step, other += src_step) {
+    vf a = aload(src), b = two ? aload(other) : vzero();
+    if (s) {
+      a = vrelu(vaffine(vs, a, vt));
+      if (two) b = vrelu(vaffine(ws, b, wt));
+    }
+    vstore(dst, vinterleave(a, b));
+  }
+#endif
+}
+
+/* The slots of n pixels of D = al g + be y + de, or g where y is null; coefficients of the channel, in bf16 of two as above. */
+AI void anx_pack_gradient_slots(float *dst, size_t dst_step, const stored *g, const stored *y, size_t src_c, int channels, size_t src_step, int n,
+                                const float *al, const float *be, const float *de) {
+#if PAIR == 1
+  (void)src_c, (void)channels;
   if (y) {
-    const vf va = vset(al), vb = vset(be), vd = vset(de);
+    const vf va = vset(*al), vb = vset(*be), vd = vset(*de);
     for (int i = 0; i < n; i++, dst += dst_step, g += src_step, y += src_step) {
-      UNROLL for (int l = 0; l < 16; l += VL) vstore(dst + l, vfma(va, vload(g + l), vfma(vb, vload(y + l), vd)));
+      UNROLL for (int l = 0; l < 16; l += VL) vstore(dst + l, vfma(va, aload(g + l), vfma(vb, aload(y + l), vd)));
     }
   } else {
     for (int i = 0; i < n; i++, dst += dst_step, g += src_step) {
-      UNROLL for (int l = 0; l < 16; l += VL) vstore(dst + l, vload(g + l));
+      UNROLL for (int l = 0; l < 16; l += VL) vstore(dst + l, aload(g + l));
     }
   }
+#else
+  const int two = channels > 1;
+  const size_t other = two ? src_c : 0;
+  const vf va = vset(y ? al[0] : 1), vb = vset(y ? be[0] : 0), vd = vset(y ? de[0] : 0);
+  const vf wa = vset(y && two ? al[1] : two), wb = vset(y && two ? be[1] : 0), wd = vset(y && two ? de[1] : 0);
+  for (int i = 0; i < n; i++, dst += dst_step) {
+    vf a = aload(g + (size_t)i * src_step), b = two ? aload(g + other + (size_t)i * src_step) : vzero();
+    if (y) {
+      a = vfma(va, a, vfma(vb, aload(y + (size_t)i * src_step), vd));
+      if (two) b = vfma(wa, b, vfma(wb, aload(y + other + (size_t)i * src_step), wd));
+    }
+    vstore(dst, vinterleave(a, b));
+  }
+#endif
 }
 
+#include "pairs.h"
+
 AI void anx_zero_vectors(float *dst, size_t vectors) { memset(dst, 0, vectors * 16 * sizeof(float)); }
+
+/* A vector of ones, to sum slots with vmac. */
+AI vf vones(void) {
+  if (PAIR == 1) return vset(1.0f);
+  const uint32_t two = 0x3f803f80;
+  float slot;
+  memcpy(&slot, &two, sizeof slot);
+  return vset(slot);
+}
 
 /* partial[c][2] of one slice from lane vectors sums[c][2][16] */
 AI void anx_store_partials(double *partial, const float *sums, int channels) {
@@ -63,6 +112,13 @@ typedef struct anx_conv_job {
 } anx_conv_job;
 
 void FN(anx_conv_task)(void *job, int index, int thread);
+
+/* The filter as the register tiles read it: the tensor itself, in bf16 the slots that conv_ops.c has left in call->filter. Forward
+ * [K][taps][ci], backward [groups][co][taps][gi]. */
+AI const float *anx_filter(const anx_call *call) {
+  if (PAIR == 2) return call->filter;
+  return call->in[call->op->kind == ANX_CONV_BWD ? (int)BWD_W : (int)FWD_W];
+}
 
 void FN(anx_pointwise_forward)(const anx_call *, const anx_share *, float *scratch);
 void FN(anx_pointwise_backward)(const anx_call *, const anx_share *, float *scratch);

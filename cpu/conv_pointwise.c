@@ -22,36 +22,58 @@ static void slice_range(const anx_conv_plan *p, int slice, int *first, int *coun
   *count = p->pixels - *first < p->rows ? p->pixels - *first : p->rows;
 }
 
-/* Where the input pixel of output pixel i lies in its channel, floats. */
+/* Where the input pixel of output pixel i lies in its channel, values. */
 AI size_t input_at(const anx_op *op, int i) {
   if (op->stride == 1) return (size_t)i * 16;
   const int row = i / op->q, q = i % op->q, b = row / op->p, p = row % op->p;
   return (((size_t)b * (size_t)op->h + (size_t)(p * op->stride)) * (size_t)op->w + (size_t)(q * op->stride)) * 16;
 }
 
-/* Pixels first..first+count-1 of all channels of a group, activated, as rows of `stride` floats. */
-static void pack_rows(const anx_call *call, int first, int count, const float *x, const float *s, const float *t, float *tile) {
+/* Pixels first..first+count-1 of all channels of a group, activated, as rows of slots. */
+static void pack_rows(const anx_call *call, int first, int count, const stored *x, const float *s, const float *t, float *tile) {
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
   const int run = op->stride == 1 ? count : op->q; /* strided slices are whole rows */
-  for (int c = 0; c < p->gi; c++) {
+  for (int c = 0; c < p->gi; c += PAIR) {
     for (int i = 0; i < count; i += run)
-      anx_pack_act(tile + (size_t)c * p->a_c + (size_t)i * 16, 16, x + (size_t)c * p->x_c + input_at(op, first + i), (size_t)op->stride * 16, run,
-                   s != NULL, s ? s[c] : 0, s ? t[c] : 0);
+      anx_pack_act_slots(tile + (size_t)(c / PAIR) * p->a_c + (size_t)i * 16, 16, x + (size_t)c * p->x_c + input_at(op, first + i), p->x_c,
+                         p->gi - c, (size_t)op->stride * 16, run, s ? s + c : NULL, s ? t + c : NULL);
   }
 }
 
-/* The same, transposed: panels of up to WIDE channels [pixel][image][channel]; channels beyond gi are zero. */
-static void pack_transposed(const anx_call *call, int first, int count, const float *x, const float *s, const float *t, float *tile) {
+/* The same as rows of values for the weight gradient. */
+static void pack_weight_rows(const anx_call *call, int first, int count, const stored *x, const float *s, const float *t, float *tile) {
+#if PAIR == 1
+  pack_rows(call, first, count, x, s, t, tile);
+#else
+  const anx_conv_plan *p = &call->conv;
+  for (int c = 0; c < p->gi; c++, x += p->x_c, tile += p->weights.a_c) {
+    for (int i = 0; i < count; i += 2) {
+      const size_t at = input_at(call->op, first + i), next = i + 1 < count ? input_at(call->op, first + i + 1) : at;
+      vstore(tile + (size_t)i * 8, anx_two_pixels(x + at, next - at, next > at, s ? s + c : NULL, s ? t + c : NULL));
+    }
+  }
+#endif
+}
+
+/* The same, transposed: panels of up to WIDE channels [pixel][image][channel], in bf16 [two pixels][two images][channel] of slots; channels
+ * beyond gi are zero. */
+static void pack_transposed(const anx_call *call, int first, int count, const stored *x, const float *s, const float *t, float *tile) {
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
   const int padded = (p->gi + 15) / 16 * 16;
   for (int c0 = 0; c0 < padded; c0 += 16) {
     const int panel = c0 / WIDE * WIDE, width = padded - panel < WIDE ? padded - panel : WIDE, n = p->gi - c0 < 16 ? p->gi - c0 : 16;
-    float *to = tile + (size_t)panel * (size_t)count * 16 + (c0 - panel);
-    for (int i = 0; i < count; i++, to += (size_t)width * 16) {
-      const float *at = x + (size_t)c0 * p->x_c + input_at(op, first + i);
+    float *to = tile + (size_t)panel * (size_t)((count + PAIR - 1) / PAIR) * 16 + (c0 - panel);
+    for (int i = 0; i < count; i += PAIR, to += (size_t)width * 16) {
+      const size_t pixel = input_at(op, first + i);
+      const stored *at = x + (size_t)c0 * p->x_c + pixel;
       vf v[16 * LANES];
+#if PAIR == 2
+      const size_t next = i + 1 < count ? input_at(op, first + i + 1) - pixel : 0;
+      for (int c = 0; c < 16; c++)
+        v[c] = c < n ? anx_two_pixels(at + (size_t)c * p->x_c, next, next > 0, s ? s + c0 + c : NULL, s ? t + c0 + c : NULL) : vzero();
+#else
       if (n == 16) {
         UNROLL for (int c = 0; c < 16; c++) {
           UNROLL for (int l = 0; l < LANES; l++) v[c * LANES + l] = vload(at + (size_t)c * p->x_c + l * VL);
@@ -67,37 +89,22 @@ static void pack_transposed(const anx_call *call, int first, int count, const fl
           UNROLL for (int l = 0; l < LANES; l++) v[c * LANES + l] = vrelu(vaffine(vs, v[c * LANES + l], vt));
         }
       }
+#endif
       anx_transpose16(v, to, (size_t)width);
     }
   }
 }
 
-/* Output channels k0..k1-1 of `count` pixels; arrays of t indexed by output channel start at channel 0. */
+/* Output channels k0..k1-1 of `count` pixels, a panel of them after the other. */
 static void product(const anx_forward_tile *base, int k0, int k1, int count) {
   int panel = PANEL_FLOATS / 16 / base->channels;
   const int least = anx_forward_width[FORWARD_CHANNELS];
   if (panel < least) panel = least;
   for (int at = 0; at < count;) {
     const int n = anx_part(count, panel, at);
-    for (int k = k0; k < k1;) {
-      const int kb = anx_part(k1 - k0, FORWARD_CHANNELS, k - k0);
-      anx_forward_tile t = *base;
-      t.x += (size_t)at * 16;
-      t.w += (size_t)k * t.w_k;
-      const size_t o = (size_t)k * t.y_k + (size_t)at * 16;
-      t.y += o;
-      if (t.bias) t.bias += k;
-      if (t.add) t.add += o;
-      if (t.raw) {
-        t.raw += o;
-        t.s += k;
-        t.t += k;
-        t.mean += k;
-      }
-      if (t.sums) t.sums += 32 * k;
-      FN(anx_forward)(&t, kb, n);
-      k += kb;
-    }
+    anx_forward_tile t = *base;
+    t.x += (size_t)at * 16;
+    FN(anx_forward)(&t, k0, k1, (size_t)at * 16, n);
     at += n;
   }
 }
@@ -107,15 +114,14 @@ void FN(anx_pointwise_forward)(const anx_call *call, const anx_share *share, flo
   int first, count;
   slice_range(p, share->slice, &first, &count);
   const int c_first = share->group * p->gi, k_first = share->group * p->go;
-  const float *x = (const float *)call->in[FWD_X] + (size_t)c_first * p->x_c;
-  size_t x_c = p->x_c;
-  const float *s = call->in[FWD_S], *t = call->in[FWD_T];
-  if (s || call->op->stride > 1) {
+  const stored *x = (const stored *)call->in[FWD_X] + (size_t)c_first * p->x_c;
+  const float *s = call->in[FWD_S], *t = call->in[FWD_T], *slots = scratch;
+  size_t x_c = p->a_c;
+  if (PAIR == 2 || s || call->op->stride > 1) {
     pack_rows(call, first, count, x, s ? s + c_first : NULL, s ? t + c_first : NULL, scratch);
-    x = scratch;
-    x_c = p->a_c;
   } else {
-    x += (size_t)first * 16;
+    slots = (const float *)(const void *)(x + (size_t)first * 16);
+    x_c = p->x_c;
   }
   float *sums = NULL;
   if (call->out[FWD_SUMS]) {
@@ -123,10 +129,10 @@ void FN(anx_pointwise_forward)(const anx_call *call, const anx_share *share, flo
     memset(sums + 32 * share->k0, 0, (size_t)(share->k1 - share->k0) * 32 * sizeof(float));
   }
   const anx_forward_tile tile = {
-      .x = x, .x_c = x_c, .x_p = 16,
-      .w = (const float *)call->in[FWD_W] + (size_t)k_first * (size_t)p->gi, .w_k = (size_t)p->gi, .w_c = 1,
-      .x_tap = no_offset, .w_tap = no_offset, .channels = p->gi, .taps = 1,
-      .y = (float *)call->out[FWD_Y] + (size_t)k_first * p->y_c + (size_t)first * 16, .y_k = p->y_c, .y_p = 16,
+      .x = slots, .x_c = x_c, .x_p = 16,
+      .w = anx_filter(call) + (size_t)k_first * (size_t)p->ci, .w_k = (size_t)p->ci, .w_c = 1,
+      .x_tap = no_offset, .w_tap = no_offset, .channels = p->ci, .taps = 1,
+      .y = (stored *)call->out[FWD_Y] + (size_t)k_first * p->y_c + (size_t)first * 16, .y_k = p->y_c, .y_p = 16,
       .bias = call->in[FWD_BIAS] ? (const float *)call->in[FWD_BIAS] + k_first : NULL, .sums = sums};
   product(&tile, share->k0, share->k1, count);
   if (sums)
@@ -156,14 +162,14 @@ static void spread(const anx_call *call, const anx_share *share, const float *de
           const size_t o = at + (size_t)j * 16 + (size_t)l;
           vf v = vzero();
           if (used) v = vload(from + (size_t)(j / op->stride) * 16 + l);
-          if (call->in[BWD_ADD]) v = v + vload((const float *)call->in[BWD_ADD] + o);
+          if (call->in[BWD_ADD]) v = v + aload((const stored *)call->in[BWD_ADD] + o);
           if (masked) {
-            const vf raw = vload((const float *)call->in[BWD_X] + o);
+            const vf raw = aload((const stored *)call->in[BWD_X] + o);
             v = vkeep_gt(v, vaffine(s, raw, t), vzero());
             vstore(sums + 32 * c + l, vload(sums + 32 * c + l) + v);
             vstore(sums + 32 * c + 16 + l, vfma(v, raw - m, vload(sums + 32 * c + 16 + l)));
           }
-          vstore((float *)call->out[BWD_DX] + o, v);
+          astore((stored *)call->out[BWD_DX] + o, v);
         }
       }
     }
@@ -173,20 +179,22 @@ static void spread(const anx_call *call, const anx_share *share, const float *de
 static void input_gradient(const anx_call *call, const anx_share *share, const float *d, size_t d_k, int first, int count, float *sums,
                            float *sparse) {
   const anx_conv_plan *p = &call->conv;
-  const int c_first = share->group * p->gi, k_first = share->group * p->go, strided = call->op->stride > 1;
+  const int c_first = share->group * p->gi, strided = call->op->stride > 1;
   const size_t at = (size_t)c_first * p->x_c + (size_t)first * 16;
   const int masked = call->in[BWD_S] != NULL;
   const float *mean = call->in[call->in[BWD_MEAN] ? BWD_MEAN : BWD_T]; /* no mean: its sums are not wanted */
   if (masked) memset(sums + 32 * share->c0, 0, (size_t)(share->c1 - share->c0) * 32 * sizeof(float));
   anx_forward_tile t = {
       .x = d, .x_c = d_k, .x_p = 16,
-      .w = (const float *)call->in[BWD_W] + (size_t)k_first * (size_t)p->gi, .w_k = 1, .w_c = (size_t)p->gi,
-      .x_tap = no_offset, .w_tap = no_offset, .channels = p->go, .taps = 1,
-      .y = strided ? sparse : (float *)call->out[BWD_DX] + at, .y_k = strided ? p->a_c : p->x_c, .y_p = 16};
-  if (!strided) {
-    t.add = call->in[BWD_ADD] ? (const float *)call->in[BWD_ADD] + at : NULL;
+      .w = anx_filter(call) + (size_t)share->group * (size_t)p->co * (size_t)p->gi, .w_k = 1, .w_c = (size_t)p->gi,
+      .x_tap = no_offset, .w_tap = no_offset, .channels = p->co, .taps = 1, .y_k = strided ? p->a_c : p->x_c, .y_p = 16};
+  if (strided) {
+    anx_tile_floats(&t, sparse);
+  } else {
+    t.y = (stored *)call->out[BWD_DX] + at;
+    t.add = call->in[BWD_ADD] ? (const stored *)call->in[BWD_ADD] + at : NULL;
     if (masked) {
-      t.raw = (const float *)call->in[BWD_X] + at;
+      t.raw = (const stored *)call->in[BWD_X] + at;
       t.s = (const float *)call->in[BWD_S] + c_first;
       t.t = (const float *)call->in[BWD_T] + c_first;
       t.mean = mean + c_first;
@@ -201,16 +209,17 @@ static void input_gradient(const anx_call *call, const anx_share *share, const f
 }
 
 /* dW[k][c] (+)= sum over pixels x images of D[k] A[c]: channels c in the lanes, D broadcast. */
-static void weights_by_product(const anx_conv_plan *p, float *dw, const anx_share *share, const float *d, size_t d_k, const float *a, int count) {
+static void weights_by_product(const anx_conv_plan *p, float *dw, const anx_share *share, const float *d, size_t d_k, const float *a, int vectors) {
   const int padded = (p->gi + 15) / 16 * 16;
   float out[FORWARD_CHANNELS * WIDE] __attribute__((aligned(64)));
   for (int c0 = 0; c0 < p->gi; c0 += WIDE) {
     const int width = padded - c0 < WIDE ? padded - c0 : WIDE, cn = p->gi - c0 < WIDE ? p->gi - c0 : WIDE;
     for (int k = share->k0; k < share->k1;) {
       const int kb = anx_part(share->k1 - share->k0, FORWARD_CHANNELS, k - share->k0);
-      const anx_forward_tile t = {.x = a + (size_t)c0 * (size_t)count * 16, .x_c = (size_t)width, .x_p = 16, .w = d + (size_t)k * d_k, .w_k = d_k, .w_c = 1,
-                                  .x_tap = no_offset, .w_tap = no_offset, .channels = count * 16, .taps = 1, .y = out, .y_k = WIDE, .y_p = 16};
-      FN(anx_forward)(&t, kb, width / 16);
+      anx_forward_tile t = {.x = a + (size_t)c0 * (size_t)vectors * 16, .x_c = (size_t)width, .x_p = 16, .w = d + (size_t)k * d_k, .w_k = d_k, .w_c = 1,
+                            .x_tap = no_offset, .w_tap = no_offset, .channels = vectors * 16, .taps = 1, .y_k = WIDE, .y_p = 16};
+      anx_tile_floats(&t, out);
+      FN(anx_forward)(&t, 0, kb, 0, width / 16);
       for (int i = 0; i < kb; i++) {
         float *row = dw + (size_t)(k + i) * (size_t)p->gi + (size_t)c0;
         if (share->slice) {
@@ -225,7 +234,7 @@ static void weights_by_product(const anx_conv_plan *p, float *dw, const anx_shar
 }
 
 static void weights_by_lanes(const anx_conv_plan *p, float *dw, const anx_share *share, const float *d, size_t d_k, const float *a, size_t a_c,
-                             int count) {
+                             int vectors) {
   float lanes[32 * 16] __attribute__((aligned(64))) = {0}, out[32];
   const float *columns[WEIGHT_COLUMNS];
   for (int c0 = 0; c0 < p->gi; c0 += COLUMNS) {
@@ -235,7 +244,7 @@ static void weights_by_lanes(const anx_conv_plan *p, float *dw, const anx_share 
       for (int c = 0; c < cn;) {
         const int jb = anx_part(cn, anx_weight_width[kb], c);
         for (int j = 0; j < jb; j++) columns[j] = a + (size_t)(c0 + c + j) * a_c;
-        FN(anx_weight)(d + (size_t)k * d_k, d_k, columns, 1, 0, 0, 1, 0, 0, count, 16, 16, lanes, kb, jb);
+        FN(anx_weight)(d + (size_t)k * d_k, d_k, columns, 1, 0, 0, 1, 0, 0, vectors, 16, 16, lanes, kb, jb);
         for (int i = 0; i < kb * jb; i += 4) anx_lane_sum4(lanes + 16 * i, out + i);
         for (int i = 0; i < kb; i++) {
           float *row = dw + (size_t)(k + i) * (size_t)p->gi + (size_t)(c0 + c);
@@ -248,11 +257,11 @@ static void weights_by_lanes(const anx_conv_plan *p, float *dw, const anx_share 
   }
 }
 
-static void bias_gradient(const anx_share *share, float *bias, const float *d, size_t d_k, int count) {
+static void bias_gradient(const anx_share *share, float *bias, const float *d, size_t d_k, int vectors) {
   for (int k = share->k0; k < share->k1; k++) {
     float lanes[16] __attribute__((aligned(64))) = {0};
-    for (int i = 0; i < count; i++) {
-      for (int l = 0; l < 16; l += VL) vstore(lanes + l, vload(lanes + l) + vload(d + (size_t)k * d_k + (size_t)i * 16 + l));
+    for (int i = 0; i < vectors; i++) {
+      for (int l = 0; l < 16; l += VL) vstore(lanes + l, vmac(vones(), vload(d + (size_t)k * d_k + (size_t)i * 16 + l), vload(lanes + l)));
     }
     const float sum = anx_lane_sum(lanes);
     bias[k] = share->slice ? bias[k] + sum : sum;
@@ -265,31 +274,42 @@ void FN(anx_pointwise_backward)(const anx_call *call, const anx_share *share, fl
   slice_range(p, share->slice, &first, &count);
   const int c_first = share->group * p->gi, k_first = share->group * p->go, need_dx = share->c1 > share->c0, need_dw = share->k1 > share->k0;
   const size_t y_at = (size_t)k_first * p->y_c + (size_t)first * 16;
-  const float *d = (const float *)call->in[BWD_G] + y_at;
-  size_t d_k = p->y_c;
-  float *tile = scratch + p->a_floats, *sums = tile + p->d_floats;
-  if (call->in[BWD_AL]) {
-    const float *al = (const float *)call->in[BWD_AL] + k_first, *be = (const float *)call->in[BWD_BE] + k_first,
-                *de = (const float *)call->in[BWD_DE] + k_first, *y = (const float *)call->in[BWD_Y] + y_at;
-    for (int k = need_dx ? 0 : share->k0; k < (need_dx ? p->go : share->k1); k++)
-      anx_pack_gradient(tile + (size_t)k * p->d_k, 16, d + (size_t)k * d_k, y + (size_t)k * d_k, 16, count, al[k], be[k], de[k]);
-    d = tile;
-    d_k = p->d_k;
+  const stored *g = (const stored *)call->in[BWD_G] + y_at, *y = call->in[BWD_AL] ? (const stored *)call->in[BWD_Y] + y_at : NULL;
+  float *tile = scratch + p->a_floats, *sums = tile + p->d_floats, *sparse = sums + p->sums_floats;
+  const float *d = tile;
+  size_t d_k = p->d_k;
+  if (PAIR == 2 || y) {
+    const float *al = call->in[BWD_AL], *be = call->in[BWD_BE], *de = call->in[BWD_DE];
+    const int k1 = need_dx ? p->go : share->k1;
+    for (int k = need_dx ? 0 : share->k0 / PAIR * PAIR; k < k1; k += PAIR)
+      anx_pack_gradient_slots(tile + (size_t)(k / PAIR) * d_k, 16, g + (size_t)k * p->y_c, y ? y + (size_t)k * p->y_c : NULL, p->y_c, p->go - k, 16,
+                              count, y ? al + k_first + k : NULL, y ? be + k_first + k : NULL, y ? de + k_first + k : NULL);
+  } else {
+    d = (const float *)(const void *)g;
+    d_k = p->y_c;
   }
-  if (need_dx) input_gradient(call, share, d, d_k, first, count, sums, sums + p->sums_floats);
+  if (need_dx) input_gradient(call, share, d, d_k, first, count, sums, sparse);
   if (!need_dw) return;
-  const float *x = (const float *)call->in[BWD_X] + (size_t)c_first * p->x_c;
+#if PAIR == 2
+  float *rows = sparse + p->sparse_floats;
+  for (int k = share->k0 / 2 * 2; k < share->k1; k += 2)
+    anx_split_slots(rows + (size_t)k * p->weights.d_k, k + 1 < p->go ? rows + (size_t)(k + 1) * p->weights.d_k : NULL, d + (size_t)(k / 2) * d_k, 16, count);
+  d = rows;
+  d_k = p->weights.d_k;
+#endif
+  const int vectors = (count + PAIR - 1) / PAIR;
+  const stored *x = (const stored *)call->in[BWD_X] + (size_t)c_first * p->x_c;
   const float *s = call->in[BWD_S] ? (const float *)call->in[BWD_S] + c_first : NULL;
   const float *t = call->in[BWD_S] ? (const float *)call->in[BWD_T] + c_first : NULL;
   float *dw = (float *)call->out[BWD_DW] + (size_t)k_first * (size_t)p->gi;
   if (p->transposed) {
     pack_transposed(call, first, count, x, s, t, scratch);
-    weights_by_product(p, dw, share, d, d_k, scratch, count);
-  } else if (s || call->op->stride > 1) {
-    pack_rows(call, first, count, x, s, t, scratch);
-    weights_by_lanes(p, dw, share, d, d_k, scratch, p->a_c, count);
+    weights_by_product(p, dw, share, d, d_k, scratch, vectors);
+  } else if (PAIR == 2 || s || call->op->stride > 1) {
+    pack_weight_rows(call, first, count, x, s, t, scratch);
+    weights_by_lanes(p, dw, share, d, d_k, scratch, p->weights.a_c, vectors);
   } else {
-    weights_by_lanes(p, dw, share, d, d_k, x + (size_t)first * 16, p->x_c, count);
+    weights_by_lanes(p, dw, share, d, d_k, (const float *)(const void *)(x + (size_t)first * 16), p->x_c, vectors);
   }
-  if (call->out[BWD_DBIAS]) bias_gradient(share, (float *)call->out[BWD_DBIAS] + k_first, d, d_k, count);
+  if (call->out[BWD_DBIAS]) bias_gradient(share, (float *)call->out[BWD_DBIAS] + k_first, d, d_k, vectors);
 }

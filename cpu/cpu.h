@@ -1,6 +1,6 @@
 /* cpu.h - what the files of this back end share: contexts, programs, the call that an op kernel receives, and plans of convolutions.
  *
- * Layout of an activation: [C][channel stride][16] fp32, where the vector at pixel (b H W + h W + w) of a channel holds image 16 b + lane.
+ * Layout of an activation: [C][channel stride][16] of fp32 or bf16, where the vector at pixel (b H W + h W + w) of a channel holds image 16 b + lane.
  * All image blocks of a channel are contiguous, so that a 1x1 convolution sees one long row of N/16 H W pixels however small the map is.
  * The channel stride is an odd number of vectors: channels never share an L1 set by being a multiple of 4 KB apart.
  */
@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include "anx.h"
 
 #define ANX_IMAGES 16 /* images in the lanes of one pixel's vectors */
@@ -25,21 +26,33 @@ int anx_pool_threads(const anx_pool *);
  * it writes. */
 void anx_pool_run(anx_pool *, anx_task task, void *arg, int count);
 
+/* Tiles over which the weight gradient runs, input [gi] and gradient [go], strides in slots. In fp32 they are the tiles of the other passes. In
+ * bf16 a slot is two images here, so that a vector is two pixels of a row (or two blocks of a pixel), and no channel is interleaved with another;
+ * at a stride, columns lie by their remainder, phase after phase, so that the two pixels are neighbours. */
+typedef struct anx_weight_tiles {
+  size_t a_c, a_row, a_pixel, a_phase, a_step; /* a_step: from one vector of a run (a row, or the blocks of a pixel) to the next */
+  size_t d_k, d_row, d_pixel, d_floats;        /* d_floats: 0 in fp32 */
+  int phases;
+} anx_weight_tiles;
+
 /* Geometry of a convolution: a function of the op record alone, because slices fix the order of reductions.
  * A slice is `blocks` image blocks x `rows` output rows, or (pointwise: R = 1) `rows` pixels of the one long row of outputs. */
 typedef struct anx_conv_plan {
   int pointwise, transposed; /* transposed: the weight gradient as a product over images and pixels, see conv_pointwise.c */
   int groups, gi, go; /* groups; input and output channels of one */
+  int pair, ci, co;   /* values in a slot of a tile, 2 in bf16 (isa.h); slots that hold gi and go channels */
   int pad, taps;      /* R/2; R R */
   int blocks_total, pixels; /* N/16; N/16 P Q */
   int blocks, rows, row_slices, slices;
   int weight_rows; /* spatial: rows whose lanes are summed together by the weight gradient */
   int r_low, r_count, s_low, s_count; /* rows and columns of the filter that meet the map */
-  int a_rows, a_wp;                   /* padded input tile [gi][a_rows][a_wp][blocks][16] */
-  int d_rows, d_wp, d_pad_h, d_pad_w; /* padded gradient tile [go][d_rows][d_wp][blocks][16] */
-  size_t a_c, d_k;                    /* channel strides of the tiles, floats */
-  size_t x_c, y_c;                    /* channel strides of X and Y, floats */
+  int a_rows, a_wp;                   /* padded input tile [ci][a_rows][a_wp][blocks][16] */
+  int d_rows, d_wp, d_pad_h, d_pad_w; /* padded gradient tile [co][d_rows][d_wp][blocks][16] */
+  size_t a_c, d_k;                    /* channel strides of the tiles, slots */
+  size_t x_c, y_c;                    /* channel strides of X and Y, values */
+  anx_weight_tiles weights;           /* of the weight gradient; in fp32 they are those above */
   size_t a_floats, d_floats, sums_floats, sparse_floats; /* per thread; sparse: input gradient of a strided 1x1 before it is spread */
+  size_t filter_floats; /* shared by the threads: the filter in pairs, bf16 only */
 } anx_conv_plan;
 
 /* How the work is cut for a number of threads. Nobody's bits depend on it: every task owns whole outputs.
@@ -56,8 +69,11 @@ typedef struct anx_failure {
 anx_status anx_fail(anx_failure *, anx_status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 anx_status anx_fail_op(anx_failure *, anx_status, int number, const anx_op *, const char *format, ...) __attribute__((format(printf, 5, 6)));
 
-typedef struct anx_call {
+typedef struct anx_call anx_call;
+typedef void (*anx_kernel)(const anx_call *);
+struct anx_call {
   const anx_op *op;
+  anx_kernel kernel;
   void *in[ANX_MAX_IN], *out[ANX_MAX_OUT]; /* null where absent */
   const anx_tensor *tin[ANX_MAX_IN], *tout[ANX_MAX_OUT];
   anx_conv_plan conv; /* ANX_CONV_FWD and ANX_CONV_BWD */
@@ -68,18 +84,36 @@ typedef struct anx_call {
   float *scratch; /* threads x scratch_floats */
   size_t scratch_floats;
   double *partial; /* shared by the threads; see anx_conv_partials */
-} anx_call;
+  float *filter;   /* shared; conv.filter_floats */
+};
 
-typedef void (*anx_kernel)(const anx_call *);
 typedef struct anx_kernels {
   const char *isa;
   anx_kernel op[ANX_OP_KINDS];
 } anx_kernels;
 
-static inline size_t anx_channel_floats(int n, int h, int w) {
+static inline size_t anx_channel_values(int n, int h, int w) {
   const size_t pixels = (size_t)(n / ANX_IMAGES) * (size_t)h * (size_t)w;
   return (pixels | 1) * ANX_IMAGES;
 }
+/* One activation of a dtype, for code that is not worth a vector. Rounds to nearest even. */
+static inline float anx_get(const void *values, size_t at, int dtype) {
+  if (dtype == ANX_F32) return ((const float *)values)[at];
+  const uint32_t bits = (uint32_t)((const uint16_t *)values)[at] << 16;
+  float v;
+  memcpy(&v, &bits, sizeof v);
+  return v;
+}
+static inline void anx_put(void *values, size_t at, int dtype, float v) {
+  if (dtype == ANX_F32) {
+    ((float *)values)[at] = v;
+    return;
+  }
+  uint32_t bits;
+  memcpy(&bits, &v, sizeof bits);
+  ((uint16_t *)values)[at] = (uint16_t)((v != v ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 static inline size_t anx_round64(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 void anx_conv_plan_make(anx_conv_plan *, const anx_op *);
@@ -90,9 +124,9 @@ void anx_part_range(int n, int parts, int part, int *from, int *to);
 /* Sums of slices in index order: out[0][c], out[1][c] from partial[slice][c][2]. */
 void anx_combine_sums(double *out, const double *partial, int slices, int channels);
 
-anx_status anx_check_tensor(anx_failure *, const char *what, const anx_tensor *, uint64_t *bytes);
-/* buffer_bytes may be null: sizes of buffers are then not compared */
-anx_status anx_check_program(anx_failure *, const anx_program_desc *, const anx_tensor *, const anx_op *, const uint64_t *buffer_bytes);
+/* bf16: the context takes activations of it. buffer_bytes may be null: sizes of buffers are then not compared. */
+anx_status anx_check_tensor(anx_failure *, int bf16, const char *what, const anx_tensor *, uint64_t *bytes);
+anx_status anx_check_program(anx_failure *, int bf16, const anx_program_desc *, const anx_tensor *, const anx_op *, const uint64_t *buffer_bytes);
 
 void anx_bn_fwd_coef(const anx_call *);
 void anx_bn_bwd_coef(const anx_call *);

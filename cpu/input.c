@@ -30,7 +30,7 @@ static float pixel(const job *j, const source *s, int64_t y, int64_t x, int chan
   return j->value[channel][s->image[((size_t)y * (size_t)s->w + (size_t)x) * (size_t)s->c + (size_t)(s->c == 3 ? channel : 0)]];
 }
 
-static void resize(const job *j, const source *s, const int32_t *sample, float *out, size_t channel_stride, int h, int w) {
+static void resize(const job *j, const source *s, const int32_t *sample, size_t out, size_t channel_stride, int h, int w) {
   const int64_t top = sample[ANX_SAMPLE_Y], left = sample[ANX_SAMPLE_X];
   for (int x = 0; x < w; x++) {
     int x0, x1;
@@ -44,25 +44,26 @@ static void resize(const job *j, const source *s, const int32_t *sample, float *
         const float a = pixel(j, s, top + y0, left + x0, c), b = pixel(j, s, top + y0, left + x1, c);
         const float d = pixel(j, s, top + y1, left + x0, c), e = pixel(j, s, top + y1, left + x1, c);
         const float upper = (1 - fx) * a + fx * b, lower = (1 - fx) * d + fx * e;
-        out[(size_t)c * channel_stride + ((size_t)y * (size_t)w + (size_t)x) * 16] = (1 - fy) * upper + fy * lower;
+        anx_put(j->call->out[0], out + (size_t)c * channel_stride + ((size_t)y * (size_t)w + (size_t)x) * 16, j->call->op->dtype,
+                (1 - fy) * upper + fy * lower);
       }
     }
   }
 }
 
-static void copy(const job *j, const source *s, const int32_t *sample, float *out, size_t channel_stride, int h, int w) {
+static void copy(const job *j, const source *s, const int32_t *sample, size_t out, size_t channel_stride, int h, int w) {
   const int64_t top = sample[ANX_SAMPLE_Y], left = sample[ANX_SAMPLE_X];
   const int flip = sample[ANX_SAMPLE_FLIP];
   for (int c = 0; c < 3; c++) {
     const float *value = j->value[c];
-    float *to = out + (size_t)c * channel_stride;
+    size_t to = out + (size_t)c * channel_stride;
     for (int y = 0; y < h; y++) {
       const int64_t sy = top + y;
       const int inside = sy >= 0 && sy < s->h;
       const uint8_t *row = inside ? s->image + (size_t)sy * (size_t)s->w * (size_t)s->c + (s->c == 3 ? c : 0) : NULL;
       for (int x = 0; x < w; x++, to += 16) {
         const int64_t sx = left + (flip ? w - 1 - x : x);
-        *to = inside && sx >= 0 && sx < s->w ? value[row[(size_t)sx * (size_t)s->c]] : 0;
+        anx_put(j->call->out[0], to, j->call->op->dtype, inside && sx >= 0 && sx < s->w ? value[row[(size_t)sx * (size_t)s->c]] : 0);
       }
     }
   }
@@ -76,12 +77,12 @@ static void block(void *argument, int b, int thread) {
   const int32_t *labels = call->in[1], *samples = call->in[2];
   int32_t *y = call->out[1];
   (void)thread;
-  const size_t channel_stride = anx_channel_floats(op->n, op->h, op->w), bytes = (size_t)images->h * (size_t)images->w * (size_t)images->c;
+  const size_t channel_stride = anx_channel_values(op->n, op->h, op->w), bytes = (size_t)images->h * (size_t)images->w * (size_t)images->c;
   for (int lane = 0; lane < ANX_IMAGES; lane++) {
     const int row = b * ANX_IMAGES + lane;
     const int32_t *sample = samples + (size_t)(j->first + row) * ANX_SAMPLE_COLUMNS;
     const source s = {(const uint8_t *)call->in[0] + (size_t)sample[ANX_SAMPLE_IMAGE] * bytes, images->h, images->w, images->c};
-    float *out = (float *)call->out[0] + (size_t)b * (size_t)op->h * (size_t)op->w * 16 + (size_t)lane;
+    const size_t out = (size_t)b * (size_t)op->h * (size_t)op->w * 16 + (size_t)lane;
     y[row] = labels[sample[ANX_SAMPLE_IMAGE]];
     if (sample[ANX_SAMPLE_H] == op->h && sample[ANX_SAMPLE_W] == op->w) copy(j, &s, sample, out, channel_stride, op->h, op->w);
     else resize(j, &s, sample, out, channel_stride, op->h, op->w);

@@ -3,6 +3,10 @@
  * A kernel source is compiled once per instruction set with -DANX_ISA=name; FN(f) gives its symbols that name's suffix. 16 logical lanes
  * everywhere (they are 16 images): LANES vectors of VL floats make one pixel. -ffp-contract=off is set for the whole back end and every
  * fused multiply-add is written as vfma, so AVX-512 and AVX2 execute the same operations in the same order per lane: equal bits.
+ *
+ * ANX_STORE_BF16 compiles the same sources once more, for activations of bf16: `stored` is an activation in memory, which aload widens and astore
+ *   rounds. Convolutions work on tiles of slots of 32 bits: a slot is one value in fp32 and a pair of neighbours of the reduction in bf16, whose two
+ *   products vmac adds at once. All else (parameters, coefficients, sums) is fp32 as before.
  */
 #ifndef ANX_CPU_ISA_H
 #define ANX_CPU_ISA_H
@@ -88,6 +92,28 @@ AI vf vaffine(vf s, vf x, vf t) { return vfma(s, x, t); }
 #endif
 
 AI vf vzero(void) { return vset(0.0f); }
+
+#if defined(ANX_STORE_BF16)
+#define PAIR 2 /* values in a slot */
+typedef uint16_t stored; /* the upper half of an fp32 */
+AI vf aload(const stored *p) { return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_load_si256((const __m256i *)(const void *)p)), 16); }
+AI void astore(stored *p, vf a) { _mm256_store_si256((__m256i *)(void *)p, (__m256i)_mm512_cvtneps_pbh(a)); }
+AI vf vload_slots(const float *p) { return _mm512_loadu_ps(p); } /* a tile's pixel is half a vector there */
+AI vf vmac(vf a, vf b, vf sum) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
+/* 16 slots of one value of low and one of high each; and the 32 values of low, then high */
+AI vf vinterleave(vf low, vf high) {
+  const __m512i order = _mm512_or_si512(_mm512_set1_epi32(16 << 16), _mm512_mullo_epi32(_mm512_set1_epi32(0x10001), _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)));
+  return (vf)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+AI vf vjoin(vf low, vf high) { return (vf)_mm512_cvtne2ps_pbh(high, low); }
+#else
+#define PAIR 1
+typedef float stored;
+AI vf aload(const stored *p) { return vload(p); }
+AI void astore(stored *p, vf a) { vstore(p, a); }
+AI vf vload_slots(const float *p) { return vload(p); }
+AI vf vmac(vf a, vf b, vf sum) { return vfma(a, b, sum); }
+#endif
 AI vf vrelu(vf a) { return vmax(vzero(), a); } /* NaN stays NaN: a diverged run is seen */
 
 /* The sum of 16 lanes in the one order that every instruction set uses: halves, quarters, eighths, pairs. */

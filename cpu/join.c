@@ -6,17 +6,17 @@ static void forward_channel(void *argument, int c, int thread) {
   const anx_call *call = argument;
   const anx_op *op = call->op;
   (void)thread;
-  const size_t at = (size_t)c * anx_channel_floats(op->n, op->h, op->w), n = (size_t)(op->n / 16) * (size_t)op->h * (size_t)op->w * 16;
-  const float *x = (const float *)call->in[0] + at, *z = call->in[3] ? (const float *)call->in[3] + at : NULL;
-  float *y = (float *)call->out[0] + at;
+  const size_t at = (size_t)c * anx_channel_values(op->n, op->h, op->w), n = (size_t)(op->n / 16) * (size_t)op->h * (size_t)op->w * 16;
+  const stored *x = (const stored *)call->in[0] + at, *z = call->in[3] ? (const stored *)call->in[3] + at : NULL;
+  stored *y = (stored *)call->out[0] + at;
   const vf s = vset(((const float *)call->in[1])[c]), t = vset(((const float *)call->in[2])[c]);
   if (z && call->in[4]) {
     const vf sp = vset(((const float *)call->in[4])[c]), tp = vset(((const float *)call->in[5])[c]);
-    for (size_t i = 0; i < n; i += VL) vstore(y + i, vrelu(vaffine(s, vload(x + i), t) + vaffine(sp, vload(z + i), tp)));
+    for (size_t i = 0; i < n; i += VL) astore(y + i, vrelu(vaffine(s, aload(x + i), t) + vaffine(sp, aload(z + i), tp)));
   } else if (z) {
-    for (size_t i = 0; i < n; i += VL) vstore(y + i, vrelu(vaffine(s, vload(x + i), t) + vload(z + i)));
+    for (size_t i = 0; i < n; i += VL) astore(y + i, vrelu(vaffine(s, aload(x + i), t) + aload(z + i)));
   } else {
-    for (size_t i = 0; i < n; i += VL) vstore(y + i, vrelu(vaffine(s, vload(x + i), t)));
+    for (size_t i = 0; i < n; i += VL) astore(y + i, vrelu(vaffine(s, aload(x + i), t)));
   }
 }
 
@@ -30,13 +30,13 @@ static void backward_channel(void *argument, int c, int thread) {
   const anx_op *op = call->op;
   (void)thread;
   const int map = op->h * op->w, blocks = op->n / 16, broadcast = (op->flags & ANX_BROADCAST) != 0;
-  const size_t at = (size_t)c * anx_channel_floats(op->n, op->h, op->w), pixels = (size_t)blocks * (size_t)map;
-  const float *dx = (const float *)call->in[0] + (broadcast ? (size_t)c * anx_channel_floats(op->n, 1, 1) : at);
-  const float *y = (const float *)call->in[1] + at, *x = (const float *)call->in[2] + at;
-  const float *p = call->in[4] ? (const float *)call->in[4] + at : NULL;
+  const size_t at = (size_t)c * anx_channel_values(op->n, op->h, op->w), pixels = (size_t)blocks * (size_t)map;
+  const stored *dx = (const stored *)call->in[0] + (broadcast ? (size_t)c * anx_channel_values(op->n, 1, 1) : at);
+  const stored *y = (const stored *)call->in[1] + at, *x = (const stored *)call->in[2] + at;
+  const stored *p = call->in[4] ? (const stored *)call->in[4] + at : NULL;
   const vf mean = vset(((const float *)call->in[3])[c]), mean_p = vset(p ? ((const float *)call->in[5])[c] : 0.0f);
   const vf share = vset(1.0f / (float)map);
-  float *g = (float *)call->out[0] + at;
+  stored *g = (stored *)call->out[0] + at;
   double total[3] = {0, 0, 0};
   for (size_t first = 0; first < pixels; first += SPAN) {
     const size_t last = first + SPAN < pixels ? first + SPAN : pixels;
@@ -45,13 +45,13 @@ static void backward_channel(void *argument, int c, int thread) {
       vf s1 = vzero(), s2 = vzero(), s3 = vzero();
       for (size_t i = first; i < last; i++) {
         const size_t o = i * 16 + (size_t)l;
-        vf v = vload(dx + (broadcast ? i / (size_t)map * 16 + (size_t)l : o));
+        vf v = aload(dx + (broadcast ? i / (size_t)map * 16 + (size_t)l : o));
         if (broadcast) v = v * share;
-        v = vkeep_gt(v, vload(y + o), vzero());
-        vstore(g + o, v);
+        v = vkeep_gt(v, aload(y + o), vzero());
+        astore(g + o, v);
         s1 = s1 + v;
-        s2 = vfma(v, vload(x + o) - mean, s2);
-        if (p) s3 = vfma(v, vload(p + o) - mean_p, s3);
+        s2 = vfma(v, aload(x + o) - mean, s2);
+        if (p) s3 = vfma(v, aload(p + o) - mean_p, s3);
       }
       vstore(lanes[0] + l, s1);
       vstore(lanes[1] + l, s2);

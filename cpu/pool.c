@@ -17,8 +17,8 @@ static void forward_channel(void *argument, int c, int thread) {
   const anx_call *call = argument;
   const anx_op *op = call->op;
   (void)thread;
-  const float *x = (const float *)call->in[0] + (size_t)c * anx_channel_floats(op->n, op->h, op->w);
-  float *y = (float *)call->out[0] + (size_t)c * anx_channel_floats(op->n, op->p, op->q);
+  const stored *x = (const stored *)call->in[0] + (size_t)c * anx_channel_values(op->n, op->h, op->w);
+  stored *y = (stored *)call->out[0] + (size_t)c * anx_channel_values(op->n, op->p, op->q);
   const vf s = vset(((const float *)call->in[1])[c]), t = vset(((const float *)call->in[2])[c]);
   for (int b = 0; b < op->n / 16; b++, x += (size_t)op->h * (size_t)op->w * 16) {
     for (int p = 0; p < op->p; p++) {
@@ -27,9 +27,9 @@ static void forward_channel(void *argument, int c, int thread) {
         for (int l = 0; l < 16; l += VL) {
           vf m = vzero(); /* ReLU: nothing is below zero */
           for (int h = v.h0; h < v.h1; h++) {
-            for (int w = v.w0; w < v.w1; w++) m = max_or_nan(m, vaffine(s, vload(x + ((size_t)h * (size_t)op->w + (size_t)w) * 16 + l), t));
+            for (int w = v.w0; w < v.w1; w++) m = max_or_nan(m, vaffine(s, aload(x + ((size_t)h * (size_t)op->w + (size_t)w) * 16 + l), t));
           }
-          vstore(y + l, m);
+          astore(y + l, m);
         }
       }
     }
@@ -43,14 +43,14 @@ static void backward_channel(void *argument, int c, int thread) {
   const anx_call *call = argument;
   const anx_op *op = call->op;
   (void)thread;
-  const size_t map = (size_t)op->h * (size_t)op->w * 16, at = (size_t)c * anx_channel_floats(op->n, op->h, op->w);
-  const float *d = (const float *)call->in[0] + (size_t)c * anx_channel_floats(op->n, op->p, op->q);
+  const size_t map = (size_t)op->h * (size_t)op->w * 16, at = (size_t)c * anx_channel_values(op->n, op->h, op->w);
+  const stored *d = (const stored *)call->in[0] + (size_t)c * anx_channel_values(op->n, op->p, op->q);
   const vf s = vset(((const float *)call->in[2])[c]), t = vset(((const float *)call->in[3])[c]), mean = vset(((const float *)call->in[4])[c]);
   double total[2] = {0, 0};
   for (int b = 0; b < op->n / 16; b++) {
-    const float *x = (const float *)call->in[1] + at + (size_t)b * map;
-    float *g = (float *)call->out[0] + at + (size_t)b * map;
-    memset(g, 0, map * sizeof(float));
+    const stored *x = (const stored *)call->in[1] + at + (size_t)b * map;
+    stored *g = (stored *)call->out[0] + at + (size_t)b * map;
+    memset(g, 0, map * sizeof *g);
     for (int p = 0; p < op->p; p++) {
       for (int q = 0; q < op->q; q++, d += 16) {
         const window v = window_of(op, p, q);
@@ -58,16 +58,16 @@ static void backward_channel(void *argument, int c, int thread) {
           vf best = vset(-1.0f), place = vzero();
           for (int h = v.h0; h < v.h1; h++) {
             for (int w = v.w0; w < v.w1; w++) {
-              const vf a = vrelu(vaffine(s, vload(x + ((size_t)h * (size_t)op->w + (size_t)w) * 16 + l), t));
+              const vf a = vrelu(vaffine(s, aload(x + ((size_t)h * (size_t)op->w + (size_t)w) * 16 + l), t));
               place = vselect_gt(a, best, vset((float)((h - v.h0) * 3 + w - v.w0)), place);
               best = vselect_gt(a, best, a, best);
             }
           }
-          const vf value = vload(d + l);
+          const vf value = aload(d + l);
           for (int h = v.h0; h < v.h1; h++) {
             for (int w = v.w0; w < v.w1; w++) {
-              float *to = g + ((size_t)h * (size_t)op->w + (size_t)w) * 16 + l;
-              vstore(to, vload(to) + vkeep_eq(value, place, vset((float)((h - v.h0) * 3 + w - v.w0))));
+              stored *to = g + ((size_t)h * (size_t)op->w + (size_t)w) * 16 + l;
+              astore(to, aload(to) + vkeep_eq(value, place, vset((float)((h - v.h0) * 3 + w - v.w0))));
             }
           }
         }
@@ -79,8 +79,8 @@ static void backward_channel(void *argument, int c, int thread) {
         vf s1 = vzero(), s2 = vzero();
         for (int w = 0; w < op->w; w++) {
           const size_t o = ((size_t)h * (size_t)op->w + (size_t)w) * 16 + (size_t)l;
-          const vf r = vload(x + o), value = vkeep_gt(vload(g + o), vaffine(s, r, t), vzero());
-          vstore(g + o, value);
+          const vf r = aload(x + o), value = vkeep_gt(aload(g + o), vaffine(s, r, t), vzero());
+          astore(g + o, value);
           s1 = s1 + value;
           s2 = vfma(value, r - mean, s2);
         }
@@ -103,14 +103,14 @@ static void mean_channel(void *argument, int c, int thread) {
   const anx_op *op = call->op;
   (void)thread;
   const size_t map = (size_t)op->h * (size_t)op->w;
-  const float *x = (const float *)call->in[0] + (size_t)c * anx_channel_floats(op->n, op->h, op->w);
-  float *y = (float *)call->out[0] + (size_t)c * anx_channel_floats(op->n, 1, 1);
+  const stored *x = (const stored *)call->in[0] + (size_t)c * anx_channel_values(op->n, op->h, op->w);
+  stored *y = (stored *)call->out[0] + (size_t)c * anx_channel_values(op->n, 1, 1);
   const vf count = vset((float)map);
   for (int b = 0; b < op->n / 16; b++, x += map * 16, y += 16) {
     for (int l = 0; l < 16; l += VL) {
       vf sum = vzero();
-      for (size_t i = 0; i < map; i++) sum = sum + vload(x + i * 16 + l);
-      vstore(y + l, sum / count);
+      for (size_t i = 0; i < map; i++) sum = sum + aload(x + i * 16 + l);
+      astore(y + l, sum / count);
     }
   }
 }

@@ -6,11 +6,33 @@
 typedef void (*forward_fn)(const anx_forward_tile *, int first, int tiles);
 static const forward_fn forward_table[FORWARD_CHANNELS + 1][FORWARD_PIXELS + 1] = {FORWARD_ALL(FORWARD_NAME)};
 
-void FN(anx_forward)(const anx_forward_tile *t, int kb, int count) {
+static void channels(const anx_forward_tile *t, int kb, int count) {
   /* `tiles` tiles as equal as possible: `wide` of them one pixel wider */
   const int most = anx_forward_width[kb], tiles = (count + most - 1) / most, narrow = count / tiles, wide = count % tiles;
   if (wide) forward_table[kb][narrow + 1](t, 0, wide);
   if (tiles > wide) forward_table[kb][narrow](t, wide * (narrow + 1), tiles - wide);
+}
+
+void FN(anx_forward)(const anx_forward_tile *base, int k0, int k1, size_t at, int count) {
+  for (int k = k0; k < k1;) {
+    const int kb = anx_part(k1 - k0, FORWARD_CHANNELS, k - k0);
+    anx_forward_tile t = *base;
+    const size_t o = (size_t)k * t.y_k + at;
+    t.w += (size_t)k * t.w_k;
+    if (PAIR == 2 && t.wide) t.wide += o;
+    else t.y += o;
+    if (t.bias) t.bias += k;
+    if (t.add) t.add += o;
+    if (t.raw) {
+      t.raw += o;
+      t.s += k;
+      t.t += k;
+      t.mean += k;
+    }
+    if (t.sums) t.sums += 32 * k;
+    channels(&t, kb, count);
+    k += kb;
+  }
 }
 
 #define WEIGHT_NAME(KB, JB) [KB][JB] = weight_##KB##_##JB,

@@ -15,23 +15,30 @@
 #include "isa.h"
 
 typedef struct anx_forward_tile {
-  const float *x;  /* input of tap offset 0, pixel 0 */
-  size_t x_c, x_p; /* channel stride, pixel stride, floats */
+  const float *x;  /* slots of the input at tap offset 0, pixel 0 */
+  size_t x_c, x_p; /* channel stride, pixel stride, slots */
   const float *w;
   size_t w_k, w_c; /* output channel stride, reduction channel stride */
   const int32_t *x_tap, *w_tap;
   int channels, taps;
-  float *y;
+  stored *y;
+  float *wide; /* bf16: results in fp32 in place of y, or null; see anx_tile_floats */
   size_t y_k, y_p;
-  const float *bias; /* [KB] or null */
-  const float *add;  /* same strides as y, or null */
-  const float *raw;  /* raw input whose activation masks, same strides as y, or null */
+  const float *bias;  /* [KB] or null */
+  const stored *add;  /* same strides as y, or null */
+  const stored *raw;  /* raw input whose activation masks, same strides as y, or null */
   const float *s, *t, *mean; /* [KB], with raw */
   float *sums;       /* [KB][2][16] lane vectors, or null */
 } anx_forward_tile;
 
-/* count pixels; pb is at most anx_forward_width(kb) */
-typedef void (*anx_forward_fn)(const anx_forward_tile *, int count);
+/* The results of a tile go to fp32 memory whatever is stored elsewhere. */
+AI void anx_tile_floats(anx_forward_tile *t, float *y) {
+#if PAIR == 1
+  t->y = y;
+#else
+  t->wide = y;
+#endif
+}
 
 #if ANX_ACCUMULATORS >= 24 && VL == 16
 #define FORWARD_CHANNELS 6
@@ -89,34 +96,33 @@ AI void anx_forward_body(const anx_forward_tile *t, const float *x0, size_t at, 
       }
       UNROLL for (int k = 0; k < KB; k++) {
         const vf b = vset(w[(size_t)k * w_k]);
-        UNROLL for (int p = 0; p < PB * LANES; p++) a[k * PB * LANES + p] = vfma(b, v[p], a[k * PB * LANES + p]);
+        UNROLL for (int p = 0; p < PB * LANES; p++) a[k * PB * LANES + p] = vmac(b, v[p], a[k * PB * LANES + p]);
       }
     }
   }
   UNROLL for (int k = 0; k < KB; k++) {
-    float *const y = t->y + at + (size_t)k * t->y_k;
     if (t->bias) {
       const vf b = vset(t->bias[k]);
       UNROLL for (int p = 0; p < PB * LANES; p++) a[k * PB * LANES + p] = a[k * PB * LANES + p] + b;
     }
     if (t->add) {
-      const float *add = t->add + at + (size_t)k * t->y_k;
+      const stored *add = t->add + at + (size_t)k * t->y_k;
       UNROLL for (int p = 0; p < PB; p++) {
         UNROLL for (int l = 0; l < LANES; l++) {
           const int i = (k * PB + p) * LANES + l;
-          a[i] = a[i] + vload(add + (size_t)p * t->y_p + l * VL);
+          a[i] = a[i] + aload(add + (size_t)p * t->y_p + l * VL);
         }
       }
     }
     if (t->raw) {
-      const float *raw = t->raw + at + (size_t)k * t->y_k;
+      const stored *raw = t->raw + at + (size_t)k * t->y_k;
       float *sums = t->sums + 32 * k;
       const vf s = vset(t->s[k]), shift = vset(t->t[k]), mean = vset(t->mean[k]);
       UNROLL for (int l = 0; l < LANES; l++) {
         vf s1 = vload(sums + l * VL), s2 = vload(sums + 16 + l * VL);
         UNROLL for (int p = 0; p < PB; p++) {
           const int i = (k * PB + p) * LANES + l;
-          const vf r = vload(raw + (size_t)p * t->y_p + l * VL);
+          const vf r = aload(raw + (size_t)p * t->y_p + l * VL);
           a[i] = vkeep_gt(a[i], vaffine(s, r, shift), vzero());
           s1 = s1 + a[i];
           s2 = vfma(a[i], r - mean, s2);
@@ -137,8 +143,12 @@ AI void anx_forward_body(const anx_forward_tile *t, const float *x0, size_t at, 
         vstore(sums + 16 + l * VL, s2);
       }
     }
+    const size_t o = at + (size_t)k * t->y_k;
     UNROLL for (int p = 0; p < PB; p++) {
-      UNROLL for (int l = 0; l < LANES; l++) vstore(y + (size_t)p * t->y_p + l * VL, a[(k * PB + p) * LANES + l]);
+      UNROLL for (int l = 0; l < LANES; l++) {
+        if (PAIR == 2 && t->wide) vstore(t->wide + o + (size_t)p * t->y_p + l * VL, a[(k * PB + p) * LANES + l]);
+        else astore(t->y + o + (size_t)p * t->y_p + l * VL, a[(k * PB + p) * LANES + l]);
+      }
     }
   }
 }
@@ -156,7 +166,7 @@ AI void anx_forward_body(const anx_forward_tile *t, const float *x0, size_t at, 
   const float *d, size_t d_k, const float *const *columns, int n1, size_t d1, size_t a1, int n2, size_t d2, size_t a2, int n3, size_t d3, \
       size_t a3, float *lanes
 
-/* lanes: [KB][JB][16] sums over n1 x n2 x n3 pixels of d[k] times columns[j], with the strides given for each level. */
+/* lanes: [KB][JB][16] sums over n1 x n2 x n3 vectors of d[k] times columns[j], with the strides given for each level. */
 AI void anx_weight_body(WEIGHT_ARGUMENTS, const int KB, const int JB) {
   for (int l = 0; l < LANES; l++) {
     vf a[32];
@@ -170,10 +180,10 @@ AI void anx_weight_body(WEIGHT_ARGUMENTS, const int KB, const int JB) {
         size_t o = 0;
         for (int i3 = 0; i3 < n3; i3++, dd += d3, o += a3) {
           vf v[WEIGHT_ROWS];
-          UNROLL for (int k = 0; k < KB; k++) v[k] = vload(dd + (size_t)k * d_k);
+          UNROLL for (int k = 0; k < KB; k++) v[k] = vload_slots(dd + (size_t)k * d_k);
           UNROLL for (int j = 0; j < JB; j++) {
-            const vf b = vload(c[j] + o);
-            UNROLL for (int k = 0; k < KB; k++) a[k * JB + j] = vfma(v[k], b, a[k * JB + j]);
+            const vf b = vload_slots(c[j] + o);
+            UNROLL for (int k = 0; k < KB; k++) a[k * JB + j] = vmac(v[k], b, a[k * JB + j]);
           }
         }
       }
@@ -212,8 +222,9 @@ FORWARD_ALL(FORWARD_ONE)
 WEIGHT_ALL(WEIGHT_ONE)
 #endif
 
-/* Computes channels k..k+kb-1 (kb at most FORWARD_CHANNELS) of count pixels. */
-void FN(anx_forward)(const anx_forward_tile *, int kb, int count);
+/* Output channels k0..k1-1 of count pixels; arrays indexed by output channel start at channel 0, `at` is the offset of the first pixel in y, add
+ * and raw. */
+void FN(anx_forward)(const anx_forward_tile *, int k0, int k1, size_t at, int count);
 /* dW[k0 + k][..] += ... for a block of kb x jb weights; out[k * JB + j] receives the sums over the pixels. */
 void FN(anx_weight)(WEIGHT_ARGUMENTS, int kb, int jb);
 

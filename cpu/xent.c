@@ -42,11 +42,10 @@ static double logarithm(double x) {
 void anx_xent(const anx_call *call) {
   const anx_op *op = call->op;
   const int classes = op->c;
-  const size_t stride = anx_channel_floats(op->n, 1, 1);
-  const float *logits = call->in[0];
+  const size_t stride = anx_channel_values(op->n, 1, 1);
   const int32_t *labels = call->in[1];
   double *counters = call->out[0];
-  float *gradient = call->out[1];
+  void *gradient = call->out[1];
   const double smoothing = (double)op->f[0], wanted = call->slot[0], scale = call->slot[1];
   if (!(wanted >= 0 && wanted <= op->n) || wanted != floor(wanted)) {
     anx_fail_op(call->failure, ANX_INVALID_ARGUMENT, call->number, op, "%g valid rows of a batch of %d", wanted, op->n);
@@ -59,22 +58,23 @@ void anx_xent(const anx_call *call) {
       return;
     }
   }
-  double *e = call->partial; /* [C] */
+  double *z = call->partial, *e = z + classes; /* [C] each */
   for (int i = 0; i < valid; i++) {
-    const float *z = logits + i; /* lane i % 16 of block i / 16: blocks are 16 floats apart, so image i is float i */
+    /* lane i % 16 of block i / 16: blocks are 16 values apart, so image i is value i of a channel */
+    for (int c = 0; c < classes; c++) z[c] = (double)anx_get(call->in[0], (size_t)c * stride + (size_t)i, op->dtype);
     const int label = labels[i];
-    const double own = (double)z[(size_t)label * stride];
-    double most = (double)z[0], sum = 0, all = 0;
+    const double own = z[label];
+    double most = z[0], sum = 0, all = 0;
     int before = 0, nan = 0;
     for (int c = 0; c < classes; c++) {
-      const double v = (double)z[(size_t)c * stride];
+      const double v = z[c];
       if (v > most) most = v;
       nan |= v != v;
       before += v > own || (v == own && c < label);
       all += v;
     }
     for (int c = 0; c < classes; c++) {
-      const double v = exponential((double)z[(size_t)c * stride] - most);
+      const double v = exponential(z[c] - most);
       e[c] = v;
       sum += v;
     }
@@ -88,12 +88,12 @@ void anx_xent(const anx_call *call) {
     if (gradient) {
       const double each = scale / valid;
       for (int c = 0; c < classes; c++)
-        gradient[(size_t)c * stride + (size_t)i] = (float)(each * (e[c] / sum - (spread + (c == label ? 1 - smoothing : 0))));
+        anx_put(gradient, (size_t)c * stride + (size_t)i, op->dtype, (float)(each * (e[c] / sum - (spread + (c == label ? 1 - smoothing : 0)))));
     }
   }
   if (gradient) {
     for (int c = 0; c < classes; c++) {
-      for (int i = valid; i < op->n; i++) gradient[(size_t)c * stride + (size_t)i] = 0;
+      for (int i = valid; i < op->n; i++) anx_put(gradient, (size_t)c * stride + (size_t)i, op->dtype, 0);
     }
   }
 }

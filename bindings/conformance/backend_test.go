@@ -3,6 +3,7 @@ package conformance
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"anynetx/bindings"
@@ -127,6 +128,54 @@ func TestBackEndsAgreeWithReference(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// BF16 activations of the cpu back end, where the processor has the instructions, against the reference with the same inputs in F32; and the
+// same bits for every number of threads. Cases of one op only: rounding between ops flips masks near their kinks, so that there is nothing to
+// compare element by element.
+func TestCPUInBF16(t *testing.T) {
+	library := load(t, "cpu")
+	var device, host []Case
+	for _, c := range allCases() {
+		if len(c.Ops) > 1 {
+			continue
+		}
+		d, h := c.InDType(bindings.BF16)
+		device, host = append(device, d), append(host, h)
+	}
+	var first, want [][]Output
+	for _, threads := range []int{1, 2, 3} {
+		ctx := context(t, library, bindings.ContextOptions{Threads: threads})
+		if _, err := ctx.TensorBytes(bindings.Tensor{Layout: bindings.Activation, DType: bindings.BF16, N: 16, H: 1, W: 1, C: 1}); err != nil {
+			missing(t, "bf16", "%v", err)
+		}
+		got := runAll(t, ctx, device)
+		if first == nil {
+			first, want = got, runAll(t, reference(t), host)
+			unfit(t, ctx.Info(), device)
+		}
+		for i := range device {
+			if got[i] == nil {
+				continue
+			}
+			if err := Compare(&device[i], want[i], got[i]); err != nil {
+				t.Errorf("%d threads: %v", threads, err)
+			}
+			if err := SameBits(&device[i], first[i], got[i]); err != nil {
+				t.Errorf("%d threads against 1: %v", threads, err)
+			}
+		}
+	}
+}
+
+// Other instruction sets refuse BF16 in words.
+func TestBF16NeedsItsInstructions(t *testing.T) {
+	ctx := context(t, load(t, "cpu"), bindings.ContextOptions{ISA: "portable"})
+	_, err := ctx.TensorBytes(bindings.Tensor{Layout: bindings.Activation, DType: bindings.BF16, N: 16, H: 1, W: 1, C: 1})
+	var native *bindings.Error
+	if !errors.As(err, &native) || native.Status != bindings.Unsupported || !strings.Contains(native.Text, "AVX512_BF16") {
+		t.Errorf("BF16 on portable code: %v", err)
 	}
 }
 
