@@ -162,7 +162,7 @@ func (s *Store) clear(runID string) error {
 		return diskError(err)
 	}
 	tell(s.hook, "work cleared")
-	return nil
+	return s.forgetCancel(runID)
 }
 
 // needs says whether another task starts from the final weights (StartInit) or state (StartContinue) of a task.

@@ -81,6 +81,7 @@ type coordinator struct {
 	start     chan func()
 	watchdog  watchdog
 	nextLook  time.Time
+	cancel    string // the request to stop that there was at the start
 	stopping  bool
 	complete  bool
 	cause     error // why it stops, if not on request
@@ -162,6 +163,7 @@ func (c *coordinator) begin() error {
 	if c.model, err = newModel(c.store, &c.queue); err != nil {
 		return err
 	}
+	c.cancel = c.store.cancelWord()
 	for i := range c.workers() {
 		c.slots = append(c.slots, &slot{index: i, device: c.Devices[i%len(c.Devices)]})
 	}
@@ -231,6 +233,9 @@ func (c *coordinator) loop(ctx context.Context) error {
 			c.deviceEvent(e)
 		case now := <-second.C:
 			c.supervise(now)
+			if c.store.cancelWord() != c.cancel {
+				c.stop(ErrCancelled)
+			}
 			c.revive(now)
 			if now.Sub(sampled) >= telemetryInterval {
 				c.sample(now.Sub(sampled))
@@ -316,8 +321,10 @@ func (c *coordinator) receive(r report) {
 			s.fatal = m
 		case "start":
 			s.runs[m.RunID] = m.Attempt
+			s.mark(m.RunID, m.Attempt, true)
 		case "end":
 			delete(s.runs, m.RunID)
+			s.mark(m.RunID, m.Attempt, false)
 			if m.Outcome == outcomeFailed || m.Outcome == outcomeDuplicate {
 				c.Progress.Note(fmt.Sprintf("run %s (task %s, architecture %s): %s %s%s", m.RunID, m.Task, m.ArchID, m.Outcome, m.Class, with(m.Text)))
 			}
@@ -333,6 +340,10 @@ func (c *coordinator) receive(r report) {
 		s.killer.Stop()
 		s.killer = nil
 	}
+	for id, attempt := range s.runs {
+		s.mark(id, attempt, false)
+	}
+	s.log.Close()
 	s.process = nil
 	c.model.gone(s)
 	c.watchdog.gone(s)
@@ -471,7 +482,7 @@ func (c *coordinator) finish(cause error) (*Summary, error) {
 	c.complete = summary.Complete
 	c.Progress.Update(c.model.snapshot(c.slots))
 	c.Progress.Close()
-	if summary.Complete && errors.Is(cause, ErrStopped) {
+	if summary.Complete && (errors.Is(cause, ErrStopped) || errors.Is(cause, ErrCancelled)) {
 		cause = nil // the last run was committed meanwhile
 	}
 	switch {

@@ -411,7 +411,7 @@ func TestTwoCoordinators(t *testing.T) {
 }
 
 func TestFailedRuns(t *testing.T) {
-	study := writeStudy(t, faultStudy)
+	study := writeStudy(t, faultStudy+"failures: {starts: 1000}\n") // here every run fails, which speaks against none of the devices
 	for _, c := range []struct {
 		behaviour fakeBehaviour
 		class     string

@@ -60,6 +60,9 @@ func (m *model) refresh() error {
 	var index map[string]indexEntry
 	for _, r := range m.queue.runs {
 		if !committed[r.ID] {
+			if m.rows[r.ID].Status == statusFailed { // and is to be tried again
+				delete(m.rows, r.ID)
+			}
 			continue
 		}
 		if _, known := m.rows[r.ID]; known {
@@ -69,7 +72,7 @@ func (m *model) refresh() error {
 			index = m.store.index()
 		}
 		e, ok := index[r.ID]
-		if !ok {
+		if !ok || e.Status != statusDone { // what the index says of a failure may be out of date
 			row, err := m.queue.row(r)
 			if err != nil {
 				return err

@@ -107,14 +107,14 @@ func (q *queue) ranking(task string) ([]int, bool, error) {
 	return best, true, nil
 }
 
-// row reads a committed run's row, once.
+// row reads a committed run's row, once if the run is done; a failed one may be tried again.
 func (q *queue) row(r *PlannedRun) (*runRow, error) {
 	if row := q.rows[r.ID]; row != nil {
 		return row, nil
 	}
 	row, err := q.store.row(r)
-	if err != nil {
-		return nil, err
+	if err != nil || row.Status != statusDone {
+		return row, err
 	}
 	if q.rows == nil {
 		q.rows = map[string]*runRow{}
@@ -160,6 +160,9 @@ func (q *queue) next() (offer, error) {
 				waiting = true
 				continue
 			}
+		}
+		if o.finish == nil && q.store.cancelled(r.ID) {
+			o.finish = &result{status: statusFailed, class: classCancelled}
 		}
 		off, err := q.keepsOff(r)
 		if err != nil {

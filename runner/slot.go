@@ -22,6 +22,7 @@ type slot struct {
 	pid     int         // of the last one
 	stdin   io.Closer
 	tail    *tail
+	log     io.WriteCloser // what the worker writes to standard error goes here
 	killer  *time.Timer
 	ready   bool
 	fatal   *Message
@@ -88,6 +89,7 @@ func (c *coordinator) spawn(s *slot) {
 		failed(err)
 		return
 	}
+	s.log = log
 	s.process, s.pid, s.stdin = command.Process, command.Process.Pid, stdin
 	go func() {
 		for lines := bufio.NewScanner(stdout); lines.Scan(); {
@@ -98,7 +100,6 @@ func (c *coordinator) spawn(s *slot) {
 		}
 		io.Copy(io.Discard, stdout) // a line too long is no reason to block the worker
 		command.Wait()
-		log.Close()
 		c.inbox <- report{slot: s, state: command.ProcessState}
 	}()
 }

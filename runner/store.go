@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,8 +33,8 @@ type Store struct {
 	devices deviceLog
 
 	mu     sync.Mutex
-	known  map[string]bool // committed runs seen so far; only grows
-	parts  map[string]bool // compacted files whose runs are in known
+	known  map[string]bool // committed runs by the last look; only `study retry` makes one of them, a failed one, open again
+	parts  map[string]part // compacted files, by path
 	former map[string]int  // attempts in the compacted table, by run
 }
 
@@ -57,7 +58,7 @@ func OpenStore(dir string) (*Store, error) {
 }
 
 func newStore(dir string, p *Plan) *Store {
-	return &Store{Dir: dir, Plan: p, policy: p.policy(), devices: deviceLog{folder: filepath.Join(dir, "work", "devices")}, known: map[string]bool{}, parts: map[string]bool{}}
+	return &Store{Dir: dir, Plan: p, policy: p.policy(), devices: deviceLog{folder: filepath.Join(dir, "work", "devices")}, known: map[string]bool{}, parts: map[string]part{}}
 }
 
 // create writes the folder's description; the plan comes last and makes it one that OpenStore opens.
@@ -124,6 +125,12 @@ func (s *Store) committed(r *PlannedRun) (bool, error) {
 	return false, diskError(err)
 }
 
+// part is what a compacted file holds, as long as it stays the same file.
+type part struct {
+	info fs.FileInfo
+	runs []string
+}
+
 // refresh looks for results that others committed, and returns all known.
 func (s *Store) refresh() (map[string]bool, error) {
 	files, err := results.Files(s.Dir, "runs")
@@ -132,26 +139,35 @@ func (s *Store) refresh() (map[string]bool, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	known := make(map[string]bool, len(files))
 	for _, path := range files {
 		name := strings.TrimSuffix(filepath.Base(path), ".parquet")
 		if isRunID(name) {
-			s.known[name] = true
-		} else if !s.parts[path] {
+			known[name] = true
+			continue
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, diskError(err)
+		}
+		p := s.parts[path]
+		if p.info == nil || !os.SameFile(p.info, info) {
 			rows, err := results.Read[runRow](path, "runs")
 			if err != nil {
 				return nil, err
 			}
+			p = part{info: info}
 			for _, r := range rows {
-				s.known[r.RunID] = true
+				p.runs = append(p.runs, r.RunID)
 			}
-			s.parts[path] = true
+			s.parts[path] = p
+		}
+		for _, id := range p.runs {
+			known[id] = true
 		}
 	}
-	copied := make(map[string]bool, len(s.known))
-	for id := range s.known {
-		copied[id] = true
-	}
-	return copied, nil
+	s.known = known
+	return maps.Clone(known), nil
 }
 
 func isRunID(name string) bool {

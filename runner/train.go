@@ -82,6 +82,7 @@ type training struct {
 	saved   time.Time // the last checkpoint
 	told    time.Time // the last progress message
 	native  time.Duration
+	asked   time.Time // whether the run is cancelled
 	pace    pace
 	expect  float64 // seconds that the end of the epoch under way may take
 }
@@ -280,6 +281,11 @@ func (g *training) run() error {
 			}
 			if err := g.checkpoint(); err != nil {
 				return err
+			}
+		}
+		if time.Since(g.asked) >= time.Second {
+			if g.asked = time.Now(); g.w.store.cancelled(g.r.ID) {
+				return errRunCancelled
 			}
 		}
 		if g.w.stopping() {

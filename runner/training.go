@@ -70,6 +70,8 @@ func classify(err error) string {
 	switch {
 	case errors.Is(err, engine.ErrDiverged):
 		return classDiverged
+	case errors.Is(err, errRunCancelled):
+		return classCancelled
 	case errors.Is(err, errStudyFolder):
 		return classFolder
 	case errors.As(err, &native):

@@ -253,6 +253,9 @@ func (w *worker) fate(o offer, row *attemptRow) (*result, error) {
 	case classify(err) == classDiverged:
 		row.FailureText = err.Error()
 		return &result{status: statusFailed, class: classDiverged, epochs: finite(epochs)}, nil
+	case classify(err) == classCancelled:
+		row.FailureText = err.Error()
+		return &result{status: statusFailed, class: classCancelled}, nil
 	}
 	return nil, err
 }
