@@ -132,24 +132,32 @@ func joinStudy(ctx context.Context, locks *folderLocks) (*Store, func(), error) 
 	return store, release, nil
 }
 
+// exclusive keeps everybody else out, for what none of them may see half done.
+func (l *folderLocks) exclusive() (release func(), err error) {
+	coordinator, err := l.coordinator()
+	if err != nil {
+		return nil, err
+	}
+	joined, alone, err := l.alone()
+	if err == nil && !alone {
+		err = anynetx.Inputf("others have joined the work on %s; stop them first (`anynetx study status %s` shows them), they go on afterwards", l.dir, l.dir)
+	}
+	if err != nil {
+		coordinator()
+		return nil, err
+	}
+	return func() { joined(); coordinator() }, nil
+}
+
 // Compact puts the many small files of a study's tables into few, while nobody works on the study.
 func Compact(dir string) (results.Compacted, error) {
 	var none results.Compacted
 	if _, err := OpenStore(dir); err != nil {
 		return none, err
 	}
-	locks := &folderLocks{dir: dir}
-	release, err := locks.coordinator()
+	release, err := (&folderLocks{dir: dir}).exclusive()
 	if err != nil {
 		return none, err
-	}
-	defer release()
-	release, alone, err := locks.alone()
-	if err != nil {
-		return none, err
-	}
-	if !alone {
-		return none, anynetx.Inputf("others have joined the work on %s; stop them first (`anynetx study status %s` shows them), they go on afterwards", dir, dir)
 	}
 	defer release()
 	return results.Compact(dir)

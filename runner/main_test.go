@@ -29,12 +29,14 @@ const (
 )
 
 type fakeBehaviour struct {
-	Step     time.Duration
-	Sabotage string
-	Diverge  string // runs of this task diverge in epoch 1
-	Break    string // runs of this task fail with an error
-	Crash    string // runs of this task take the process down
-	Dead     string // "start": the worker dies before it is ready
+	Step       time.Duration
+	Sabotage   string
+	Diverge    string // runs of this task diverge in epoch 1
+	Break      string // runs of this task fail with an error
+	Crash      string // runs of this task take the process down
+	BreakWhile string // this file exists; empty: always
+	LastWords  string // on standard error before a crash
+	Dead       string // "start": the worker dies before it is ready
 }
 
 func TestMain(m *testing.M) {
@@ -91,8 +93,12 @@ func (b fakeBehaviour) trainers(seed uint64) fakeTrainers {
 		case b.Diverge:
 			return &engine.DivergedError{Epoch: 1, Step: 3, Reason: "the loss was NaN"}
 		case b.Break:
+			if b.BreakWhile != "" && !exists(b.BreakWhile) {
+				return nil
+			}
 			return &bindings.Error{Status: bindings.OutOfMemory, Text: "no room"}
 		case b.Crash:
+			fmt.Fprintln(os.Stderr, b.LastWords)
 			syscall.Kill(os.Getpid(), syscall.SIGSEGV)
 			select {}
 		}

@@ -59,6 +59,19 @@ func Retry(dir string, o RetryOptions) (*Retried, error) {
 	if err != nil {
 		return nil, err
 	}
+	release, busy := (&folderLocks{dir: dir}).exclusive()
+	if busy == nil {
+		defer release()
+	}
+	for _, r := range chosen {
+		path, err := results.Path(dir, "runs", r.Task.Dataset, r.ID)
+		if err != nil {
+			return nil, err
+		}
+		if busy != nil && !exists(path) { // it is in a compacted file, which must be written anew
+			return nil, busy
+		}
+	}
 	events := store.record("events", me)
 	done, err := store.reopen(chosen, failed, me, &q.quiet, events)
 	for _, device := range o.Devices {

@@ -17,7 +17,7 @@ func studyCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "study",
 		Usage: "plan, run and watch a study: many networks on many tasks",
-		Subcommands: []*cli.Command{
+		Subcommands: append([]*cli.Command{
 			{Name: "plan", Usage: "what a study would take: runs, images, hours, disk", ArgsUsage: "FILE.yaml",
 				Description: "Example:\n\nanynetx study plan studies/quick.yaml\n\nNothing is trained or written. Where a data set is not here, what is on record of it is used.",
 				Flags: []cli.Flag{dataFlag(), asJSON,
@@ -38,7 +38,7 @@ func studyCommand() *cli.Command {
 			{Name: "compact", Usage: "put the many small files of a study's tables into few", ArgsUsage: "DIR",
 				Description: "Example:\n\nanynetx study compact study-quick\n\nThe rows stay the same. Do it when the study is finished, or stopped.",
 				Flags:       []cli.Flag{asJSON}, Action: studyCompact},
-		},
+		}, failureCommands()...),
 	}
 }
 
