@@ -41,6 +41,7 @@ func workerMain(arguments []string, stdin io.Reader, stdout, stderr io.Writer, o
 	flags.DurationVar(&o.CheckpointEvery, "checkpoint-every", time.Minute, "`time` between checkpoints within an epoch")
 	flags.BoolVar(&o.AcceptLibrary, "accept-library", false, "go on although the native library has changed since the study began")
 	flags.BoolVar(&o.Elsewhere, "elsewhere", false, "other devices work on the study: leave them a run that failed here")
+	flags.BoolVar(&o.Ordered, "ordered", false, "start nothing before the first orders on standard input")
 	attached := flags.Bool("attached", false, "stop when standard input ends, and write messages to standard output")
 	if err := flags.Parse(arguments); err != nil {
 		return exitInput

@@ -320,8 +320,10 @@ func (c *coordinator) receive(r report) {
 		case "fatal":
 			s.fatal = m
 		case "start":
-			s.runs[m.RunID] = m.Attempt
+			s.runs[m.RunID], s.trained[m.RunID] = m.Attempt, false
 			s.mark(m.RunID, m.Attempt, true)
+		case "trained":
+			s.trained[m.RunID] = true
 		case "end":
 			delete(s.runs, m.RunID)
 			s.mark(m.RunID, m.Attempt, false)
@@ -417,6 +419,12 @@ func crashed(state *os.ProcessState) bool {
 // blame ends the attempts of a worker that is gone: with a failure if it crashed or hung, so that a run that takes its process down is not
 // tried for ever.
 func (c *coordinator) blame(s *slot, text string, crashed bool) error {
+	training := 0
+	for id := range s.runs {
+		if !s.trained[id] {
+			training++
+		}
+	}
 	for _, r := range c.queue.runs {
 		if _, was := s.runs[r.ID]; !was {
 			continue
@@ -430,7 +438,7 @@ func (c *coordinator) blame(s *slot, text string, crashed bool) error {
 				continue
 			}
 			reason, hung := s.hung[r.ID]
-			if !hung && (!crashed || len(s.hung) > 0 || s.closed != "") {
+			if !hung && (!crashed || s.trained[r.ID] || len(s.hung) > 0 || s.closed != "") {
 				if _, err := c.store.lost(r, &a.lease); err != nil {
 					return err
 				}
@@ -441,7 +449,7 @@ func (c *coordinator) blame(s *slot, text string, crashed bool) error {
 			if hung {
 				row.FailureClass, row.FailureText = classHung, reason
 			}
-			row.WallTime, row.Shared, row.Steps = ptr(time.Since(a.lease.Taken).Seconds()), len(s.runs) > 1, s.steps[r.ID]
+			row.WallTime, row.Shared, row.Steps = ptr(time.Since(a.lease.Taken).Seconds()), training > 1, s.steps[r.ID]
 			if err := errors.Join(c.store.endAttempt(&a.lease, row), c.store.aftermath(r, &a.lease, row, c.events)); err != nil {
 				return err
 			}

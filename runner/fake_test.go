@@ -50,6 +50,8 @@ func (f fakeTrainers) Provenance() Provenance {
 	return Provenance{Backend: "fake", Device: "fake:0", DeviceName: "none", Library: fmt.Sprintf("%064d", 1), Threads: 1}
 }
 
+func (f fakeTrainers) Need(r *PlannedRun) (int64, error) { return 24, nil }
+
 func (f fakeTrainers) Close() {}
 
 func (t *fakeTraining) steps() int { return t.r.Task.TrainImages / t.r.Task.Recipe.Batch }

@@ -424,7 +424,8 @@ func TestFailedRuns(t *testing.T) {
 		t.Run(c.class, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			p := startStudy(t, study, dir, 2, behaviour(c.behaviour))
+			// A checkpoint right before the fault would make the next attempt fail before its first step, which is the device's fault.
+			p := startStudy(t, study, dir, 2, behaviour(c.behaviour), "ANX_RUNNER_TEST_EVERY=1h")
 			if err := p.Wait(); err == nil {
 				t.Error("a study with failed runs ended with exit code 0")
 			}
@@ -458,6 +459,11 @@ func TestFailedRuns(t *testing.T) {
 			for id, n := range perRun {
 				if n != c.attempts {
 					t.Errorf("run %s had %d attempts, want %d", id, n, c.attempts)
+					for _, a := range attempts {
+						if a.RunID == id {
+							t.Logf("attempt %d by process %d: %s %s%s", a.Attempt, *a.PID, a.Outcome, a.FailureClass, with(a.FailureText))
+						}
+					}
 				}
 			}
 		})

@@ -53,7 +53,7 @@ func ForecastStudy(p *Plan, measure Measure) (*Forecast, error) {
 	if err != nil {
 		return nil, err
 	}
-	q.runs = longestFirst(runs)
+	q.runs = longestFirst(runs, CostModel{})
 	speed, err := measure(p, q.runs)
 	if err != nil {
 		return nil, err
@@ -105,7 +105,7 @@ func ForecastStudy(p *Plan, measure Measure) (*Forecast, error) {
 func (p *Plan) meanRun(t *Task) (*PlannedRun, error) {
 	middle := *t
 	middle.Architectures, middle.Start = Selection{IDs: []string{p.Architectures[len(p.Architectures)/2].ID}}, Start{Kind: StartScratch}
-	runs, err := p.taskRuns(&middle, nil, nil, map[costKey]float64{})
+	runs, err := p.taskRuns(&middle, nil, nil, map[costKey]anynetx.Complexity{})
 	if err != nil {
 		return nil, err
 	}
@@ -113,6 +113,7 @@ func (p *Plan) meanRun(t *Task) (*PlannedRun, error) {
 	if t.Start.Kind == StartContinue {
 		share := 1 - float64(p.Task(t.Start.Task).Epochs)/float64(t.Epochs)
 		r.MACs *= share
+		r.Values *= share
 		r.Images = int64(float64(r.Images) * share)
 	}
 	return r, nil

@@ -128,7 +128,8 @@ func testCoordinator() int {
 	if os.Getenv(fakeVariable) != "" {
 		o.Describe = fakeData
 		o.CheckpointEvery = 15 * time.Millisecond
-	} else if every := os.Getenv("ANX_RUNNER_TEST_EVERY"); every != "" {
+	}
+	if every := os.Getenv("ANX_RUNNER_TEST_EVERY"); every != "" {
 		o.CheckpointEvery, _ = time.ParseDuration(every)
 	}
 	summary, err := Run(ctx, o)

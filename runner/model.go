@@ -19,15 +19,16 @@ type model struct {
 
 	began    time.Time
 	earlier  int
-	running  map[*slot]*running
-	sessions map[*slot]Message // the last totals of each worker process
-	before   Message           // totals of worker processes that are gone
-	macs     float64           // of the runs ended in this session
+	running  map[string]*running // by run ID
+	sessions map[*slot]Message   // the last totals of each worker process
+	before   Message             // totals of worker processes that are gone
+	macs     float64             // of the runs ended in this session
 	window   []sample
 }
 
-// running is the run that a slot is at.
+// running is a run that a slot is at.
 type running struct {
+	slot    *slot
 	run     *PlannedRun
 	message Message
 	first   float64 // share that was done when the attempt began
@@ -39,7 +40,7 @@ type sample struct {
 }
 
 func newModel(store *Store, q *queue) (*model, error) {
-	m := &model{store: store, queue: q, rows: map[string]indexEntry{}, began: time.Now(), running: map[*slot]*running{}, sessions: map[*slot]Message{}}
+	m := &model{store: store, queue: q, rows: map[string]indexEntry{}, began: time.Now(), running: map[string]*running{}, sessions: map[*slot]Message{}}
 	if err := m.refresh(); err != nil {
 		return nil, err
 	}
@@ -107,24 +108,24 @@ func (m *model) hear(s *slot, msg *Message) {
 	case "start":
 		for _, r := range m.queue.runs {
 			if r.ID == msg.RunID {
-				m.running[s] = &running{run: r, message: *msg, first: -1}
+				m.running[r.ID] = &running{slot: s, run: r, message: *msg, first: -1}
 			}
 		}
 	case "progress", "epoch":
-		if g := m.running[s]; g != nil {
+		if g := m.running[msg.RunID]; g != nil {
 			if g.first < 0 {
 				g.first = msg.Share
 			}
 			g.message = *msg
 		}
 	case "end":
-		if g := m.running[s]; g != nil && msg.Outcome == outcomeCommitted {
+		if g := m.running[msg.RunID]; g != nil && msg.Outcome == outcomeCommitted {
 			m.macs += g.run.MACs * (1 - max(g.first, 0))
 		}
 		if msg.Outcome == outcomeCommitted {
 			m.rows[msg.RunID] = indexEntry{RunID: msg.RunID, Task: msg.Task, ArchID: msg.ArchID, Status: statusDone, TestTop1: ptr(msg.Error)}
 		}
-		delete(m.running, s)
+		delete(m.running, msg.RunID)
 	}
 }
 
@@ -135,7 +136,7 @@ func (m *model) gone(s *slot) {
 	m.before.Native += last.Native
 	m.before.Busy += last.Busy
 	delete(m.sessions, s)
-	delete(m.running, s)
+	maps.DeleteFunc(m.running, func(_ string, g *running) bool { return g.slot == s })
 }
 
 func (m *model) totals() Message {
@@ -189,11 +190,11 @@ func (m *model) snapshot(slots []*slot) Snapshot {
 		if slot.process != nil {
 			s.Workers++
 		}
-		g := m.running[slot]
-		if g == nil {
-			continue
-		}
-		r := RunningRun{RunID: g.run.ID, Task: g.run.Task.Name, ArchID: g.run.Member.ID, Device: slot.device, Epoch: g.message.Epoch, Epochs: g.run.Task.Epochs, Share: g.message.Share}
+	}
+	for _, g := range slices.SortedFunc(maps.Values(m.running), func(a, b *running) int {
+		return cmp.Or(cmp.Compare(a.slot.index, b.slot.index), cmp.Compare(a.run.ID, b.run.ID))
+	}) {
+		r := RunningRun{RunID: g.run.ID, Task: g.run.Task.Name, ArchID: g.run.Member.ID, Device: g.slot.device, Epoch: g.message.Epoch, Epochs: g.run.Task.Epochs, Share: g.message.Share}
 		if g.message.Error > 0 {
 			r.TestTop1 = ptr(g.message.Error)
 		}

@@ -64,7 +64,8 @@ type PlannedRun struct {
 	Source    *PlannedRun // it starts from this run's final weights, nil for scratch
 
 	Images int64   // training images from its start to its end
-	MACs   float64 // multiply-adds, backward passes and tests included: what the prediction of its time is proportional to
+	MACs   float64 // multiply-adds, backward passes and tests included ...
+	Values float64 // ... and outputs of layers that are computed for them: what the prediction of its time is made of
 	shared *taskInputs
 	seed   uint64
 }
@@ -177,7 +178,7 @@ type Ranking func(task string) (best []int, complete bool, err error)
 func (p *Plan) Runs(ranking Ranking) ([]*PlannedRun, error) {
 	var list []*PlannedRun
 	byTask := map[string]map[[2]int]*PlannedRun{}
-	costs := map[costKey]float64{}
+	costs := map[costKey]anynetx.Complexity{}
 	remaining := len(p.Tasks)
 	for remaining > 0 {
 		before := remaining
@@ -209,7 +210,7 @@ func (p *Plan) Runs(ranking Ranking) ([]*PlannedRun, error) {
 	return list, nil
 }
 
-func (p *Plan) taskRuns(t *Task, sources map[[2]int]*PlannedRun, ranking Ranking, costs map[costKey]float64) ([]*PlannedRun, error) {
+func (p *Plan) taskRuns(t *Task, sources map[[2]int]*PlannedRun, ranking Ranking, costs map[costKey]anynetx.Complexity) ([]*PlannedRun, error) {
 	selected, known, err := p.selected(t, ranking)
 	if err != nil || !known {
 		return nil, err
@@ -228,7 +229,7 @@ func (p *Plan) taskRuns(t *Task, sources map[[2]int]*PlannedRun, ranking Ranking
 	shared := t.inputs()
 	for _, index := range selected {
 		m := &p.Architectures[index]
-		flops, err := p.flops(t, m, costs)
+		cost, err := p.complexity(t, m, costs)
 		if err != nil {
 			return nil, err
 		}
@@ -249,7 +250,8 @@ func (p *Plan) taskRuns(t *Task, sources map[[2]int]*PlannedRun, ranking Ranking
 			}
 			trained := t.TrainImages / t.Recipe.Batch * t.Recipe.Batch
 			r.Images = int64(epochs) * int64(trained)
-			r.MACs = epochs * flops * float64(3*trained+min(t.Recipe.PreciseBNImages, t.TrainImages)+t.TestImages)
+			passes := epochs * float64(3*trained+min(t.Recipe.PreciseBNImages, t.TrainImages)+t.TestImages)
+			r.MACs, r.Values = passes*float64(cost.FLOPs), passes*float64(cost.Activations)
 			r.identify()
 			list = append(list, r)
 		}
@@ -262,8 +264,8 @@ type costKey struct {
 	setting anynetx.Setting
 }
 
-// flops of a member in the task's setting.
-func (p *Plan) flops(t *Task, m *Member, cache map[costKey]float64) (float64, error) {
+// complexity of a member in the task's setting.
+func (p *Plan) complexity(t *Task, m *Member, cache map[costKey]anynetx.Complexity) (anynetx.Complexity, error) {
 	setting := t.setting()
 	key := costKey{m.ID, setting}
 	if v, ok := cache[key]; ok {
@@ -271,9 +273,9 @@ func (p *Plan) flops(t *Task, m *Member, cache map[costKey]float64) (float64, er
 	}
 	network, err := anynetx.Build(m.Architecture(), setting)
 	if err != nil {
-		return 0, fmt.Errorf("task %s: architecture %s cannot be built: %w", t.Name, m.ID, err)
+		return anynetx.Complexity{}, fmt.Errorf("task %s: architecture %s cannot be built: %w", t.Name, m.ID, err)
 	}
-	cache[key] = float64(network.Complexity().FLOPs)
+	cache[key] = network.Complexity()
 	return cache[key], nil
 }
 
@@ -453,10 +455,10 @@ func flatten(name string, v reflect.Value, keepZero bool) []input {
 }
 
 // longestFirst orders runs for execution.
-func longestFirst(runs []*PlannedRun) []*PlannedRun {
+func longestFirst(runs []*PlannedRun, costs CostModel) []*PlannedRun {
 	sorted := slices.Clone(runs)
 	slices.SortStableFunc(sorted, func(a, b *PlannedRun) int {
-		return cmp.Or(cmp.Compare(b.MACs, a.MACs), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(cmp.Compare(costs.Seconds(b), costs.Seconds(a)), cmp.Compare(a.ID, b.ID))
 	})
 	return sorted
 }

@@ -200,7 +200,7 @@ func TestLargeStudy(t *testing.T) {
 	}
 	begin = time.Now()
 	q := queue{store: newStore(dir, store.Plan), me: identity()}
-	o, err := q.next()
+	o, err := q.next(nil)
 	leased := time.Since(begin)
 	if err != nil || o.lease == nil {
 		t.Fatalf("%+v %v", o, err)

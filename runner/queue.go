@@ -15,6 +15,7 @@ type queue struct {
 
 	elsewhere bool // other devices work on the study, see keepsOff
 
+	costs    CostModel
 	runs     []*PlannedRun   // longest first
 	resolved map[string]bool // tasks whose runs are known
 	rows     map[string]*runRow
@@ -29,6 +30,9 @@ type offer struct {
 	finish   *result  // the run's fate is known without training
 	waiting  bool     // others work on what is left, or on what it waits for
 }
+
+// trains says that the run's fate is not known before.
+func (o offer) trains() bool { return o.finish == nil && o.decision.Run != runFails }
 
 // refresh lists the runs, with those of rank ranges that are known by now.
 func (q *queue) refresh() error {
@@ -63,7 +67,14 @@ func (q *queue) refresh() error {
 		if err != nil {
 			return err
 		}
-		q.runs, changed = longestFirst(runs), false
+		q.runs, changed = longestFirst(runs, q.costs), false
+	}
+}
+
+// order is told what runs are predicted to take by now.
+func (q *queue) order(c CostModel) {
+	if c != q.costs {
+		q.costs, q.runs = c, longestFirst(q.runs, c)
 	}
 }
 
@@ -123,8 +134,11 @@ func (q *queue) row(r *PlannedRun) (*runRow, error) {
 	return row, nil
 }
 
-// next leases the longest run that can start. Nothing at all (no run, not waiting) means that everything is committed.
-func (q *queue) next() (offer, error) {
+// lookedAt is how many runs are asked whether they fit; behind so many that do not, no smaller one is looked for.
+const lookedAt = 64
+
+// next leases the longest run that can start and fits (nil: all do). Nothing at all (no run, not waiting) means that everything is committed.
+func (q *queue) next(fits func(*PlannedRun) bool) (offer, error) {
 	if err := q.refresh(); err != nil {
 		return offer{}, err
 	}
@@ -137,6 +151,7 @@ func (q *queue) next() (offer, error) {
 	if err != nil {
 		return offer{}, err
 	}
+	tooLarge := 0
 	for _, r := range q.runs {
 		if len(q.only) > 0 && !slices.Contains(q.only, r.ID) {
 			continue
@@ -170,6 +185,12 @@ func (q *queue) next() (offer, error) {
 		}
 		if off {
 			waiting = true
+			continue
+		}
+		if fits != nil && o.finish == nil && !fits(r) {
+			if waiting, tooLarge = true, tooLarge+1; tooLarge >= lookedAt {
+				break
+			}
 			continue
 		}
 		if o.lease, o.earlier, err = q.store.take(r, q.me, &q.quiet); err != nil {

@@ -27,6 +27,7 @@ type slot struct {
 	ready   bool
 	fatal   *Message
 	runs    map[string]int    // attempts in hand, by run ID
+	trained map[string]bool   // those of them that only wait for their commit
 	steps   map[string]int64  // that they are known to have trained
 	hung    map[string]string // those of them that made us kill the process, and why
 	key     string            // deviceKey
@@ -59,7 +60,7 @@ func (c *coordinator) spawn(s *slot) {
 		arguments = append(arguments, "--accept-library")
 	}
 	s.ready, s.fatal, s.cpu, s.images = false, nil, 0, 0
-	s.runs, s.steps, s.hung = map[string]int{}, map[string]int64{}, map[string]string{}
+	s.runs, s.trained, s.steps, s.hung = map[string]int{}, map[string]bool{}, map[string]int64{}, map[string]string{}
 	s.tail = &tail{}
 	command := exec.Command(c.Command[0], arguments...)
 	command.SysProcAttr = child()

@@ -74,6 +74,7 @@ func newestFirst(dir string) []checkpoint {
 // training is a leased run on its way.
 type training struct {
 	w       *worker
+	in      Trainers
 	r       *PlannedRun
 	l       *lease
 	t       Training
@@ -85,11 +86,12 @@ type training struct {
 	asked   time.Time // whether the run is cancelled
 	pace    pace
 	expect  float64 // seconds that the end of the epoch under way may take
+	images  int64
 }
 
 // train takes a run from its newest valid checkpoint, or from its start, to its end, and returns its epochs.
-func (w *worker) train(o offer, row *attemptRow) ([]EpochResult, error) {
-	g := &training{w: w, r: o.run, l: o.lease, saved: time.Now()}
+func (w *worker) train(o offer, in Trainers, row *attemptRow) ([]EpochResult, error) {
+	g := &training{w: w, in: in, r: o.run, l: o.lease, saved: time.Now()}
 	if err := os.MkdirAll(o.lease.folder(), 0o777); err != nil {
 		return nil, diskError(err)
 	}
@@ -97,12 +99,12 @@ func (w *worker) train(o offer, row *attemptRow) ([]EpochResult, error) {
 		return nil, err
 	}
 	defer func() { g.t.Close() }()
-	before := w.images
 	defer func() {
+		w.mu.Lock()
 		w.native += g.t.NativeTime() - g.native
-		row.DeviceTime = ptr(g.t.NativeTime().Seconds())
-		row.Images = ptr(w.images - before)
+		w.mu.Unlock()
 		row.Steps = g.pace.steps
+		row.DeviceTime, row.Images = ptr(g.t.NativeTime().Seconds()), &g.images
 		if g.journal != nil {
 			g.journal.Close()
 		}
@@ -126,7 +128,7 @@ func (w *worker) train(o offer, row *attemptRow) ([]EpochResult, error) {
 }
 
 func (g *training) open() (err error) {
-	g.t, err = g.w.trainers.Open(g.r)
+	g.t, err = g.in.Open(g.r)
 	return err
 }
 
@@ -258,7 +260,7 @@ func (g *training) run() error {
 				return err
 			}
 			g.pace.step(time.Since(begin))
-			g.w.images += int64(g.r.Task.Recipe.Batch)
+			g.count(int64(g.r.Task.Recipe.Batch))
 			if time.Since(g.told) > 500*time.Millisecond {
 				g.tell("progress")
 			}
@@ -306,6 +308,14 @@ func (g *training) run() error {
 func (g *training) endBatches() float64 {
 	t := g.r.Task
 	return float64(t.TestImages+min(t.Recipe.PreciseBNImages, t.TrainImages)) / float64(t.Recipe.Batch)
+}
+
+// count adds to the images trained on.
+func (g *training) count(images int64) {
+	g.images += images
+	g.w.mu.Lock()
+	g.w.images += images
+	g.w.mu.Unlock()
 }
 
 func (g *training) tell(kind string) {

@@ -88,6 +88,16 @@ func (e *engineTrainers) Open(r *PlannedRun) (Training, error) {
 	return engineTraining{t}, nil
 }
 
+// Need is the plan of the run's memory, and its images with a byte a channel.
+func (e *engineTrainers) Need(r *PlannedRun) (int64, error) {
+	config, err := r.config(e.seed)
+	if err != nil {
+		return 0, err
+	}
+	m, err := engine.PlanMemory(e.context, config)
+	return m.Total() + 3*int64(r.Task.TrainImages+r.Task.TestImages)*int64(r.Task.Resolution)*int64(r.Task.Resolution), err
+}
+
 // config is a run in the engine's terms.
 func (r *PlannedRun) config(seed uint64) (engine.Config, error) {
 	network, err := anynetx.Build(r.Member.Architecture(), r.Task.setting())

@@ -32,6 +32,7 @@ type Training interface {
 // Trainers makes the trainings of a worker. It keeps what they share: the device and the data sets on it.
 type Trainers interface {
 	Open(r *PlannedRun) (Training, error)
+	Need(r *PlannedRun) (bytes int64, err error) // on the device, its data set included
 	Provenance() Provenance
 	Close()
 }

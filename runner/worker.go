@@ -2,7 +2,6 @@ package runner
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"anynetx/anynetx"
@@ -26,6 +26,7 @@ type WorkerOptions struct {
 	Threads         int           // of the back end; 0: 1
 	Only            []string      // run IDs; empty: all
 	Elsewhere       bool          // other devices work on the study, so that a run may be left to them
+	Ordered         bool          // nothing starts before the coordinator's first orders
 	CheckpointEvery time.Duration // besides every epoch; 0: a minute
 	AcceptLibrary   bool          // go on although the native library has changed since the study began
 
@@ -41,7 +42,7 @@ var ErrStopped = errors.New("stopped before the study was complete; the same com
 
 // Message is a line from a worker to its coordinator.
 type Message struct {
-	Kind      string  `json:"kind"` // ready, start, progress, epoch, end, waiting, fatal
+	Kind      string  `json:"kind"` // ready, start, progress, epoch, trained, end, waiting, fatal
 	Slot      int     `json:"slot"`
 	RunID     string  `json:"run_id,omitempty"`
 	Task      string  `json:"task,omitempty"`
@@ -71,12 +72,14 @@ type worker struct {
 	trainers Trainers
 	where    Provenance
 	events   *recorder
+	orders   chan Orders // the newest, or none
+	halting  sync.Once
 	stop     chan struct{}
 
-	sending sync.Mutex
-	images  int64
-	native  time.Duration
-	busy    time.Duration
+	mu     sync.Mutex // of what follows, and of messages
+	images int64
+	native time.Duration
+	busy   time.Duration
 }
 
 // Work leases runs from a study folder and trains them until none is left, or until it is asked to stop (ErrStopped).
@@ -93,24 +96,20 @@ func Work(ctx context.Context, o WorkerOptions) (err error) {
 	}
 	o.Threads = max(o.Threads, 1)
 	store.hook = o.Hook
-	w := &worker{WorkerOptions: o, store: store, me: identity(), stop: make(chan struct{})}
+	w := &worker{WorkerOptions: o, store: store, me: identity(), orders: make(chan Orders, 1), stop: make(chan struct{})}
 	w.me.Slot = o.Slot
 	w.events = store.record("events", w.me)
 	defer func() { err = errors.Join(err, w.events.Close()) }()
 	done := make(chan struct{})
 	defer close(done)
 	w.watch(ctx, done)
-	open := o.Trainers
-	if open == nil {
-		open = openEngine
-	}
-	if w.trainers, err = open(o, store.Plan); err != nil {
+	if w.trainers, err = w.openTrainers(); err != nil {
 		return err
 	}
-	defer w.trainers.Close()
 	w.where = w.trainers.Provenance()
 	w.me.Device, w.me.Backend = w.where.Device, w.where.Backend
 	if err := store.checkLibrary(w.where, o.AcceptLibrary); err != nil {
+		w.trainers.Close()
 		return err
 	}
 	w.queue = queue{store: store, only: o.Only, me: w.me, elsewhere: o.Elsewhere}
@@ -125,6 +124,7 @@ func (w *worker) watch(ctx context.Context, done chan struct{}) {
 		go func() {
 			defer close(asked)
 			for s := bufio.NewScanner(w.Stdin); s.Scan() && s.Text() != "stop"; {
+				w.readOrders(s.Bytes())
 			}
 		}()
 	}
@@ -135,8 +135,19 @@ func (w *worker) watch(ctx context.Context, done chan struct{}) {
 		case <-done:
 			return
 		}
-		close(w.stop)
+		w.halt()
 	}()
+}
+
+// halt asks the runs in training for a checkpoint, and lets no other start.
+func (w *worker) halt() { w.halting.Do(func() { close(w.stop) }) }
+
+// openTrainers takes the device into use once more.
+func (w *worker) openTrainers() (Trainers, error) {
+	if w.Trainers != nil {
+		return w.Trainers(w.WorkerOptions, w.store.Plan)
+	}
+	return openEngine(w.WorkerOptions, w.store.Plan)
 }
 
 func (w *worker) stopping() bool {
@@ -148,40 +159,9 @@ func (w *worker) stopping() bool {
 	}
 }
 
-func (w *worker) loop() error {
-	pause := 20 * time.Millisecond
-	for !w.stopping() {
-		if v, err := w.store.judge(w.me.deviceKey()); err != nil || v.device != "" {
-			return cmp.Or(err, error(closedError{v}))
-		}
-		begin := time.Now()
-		o, err := w.queue.next()
-		if err != nil {
-			return err
-		}
-		looked := time.Since(begin)
-		switch {
-		case o.lease != nil:
-			pause = 20 * time.Millisecond
-			if err := w.attempt(o); err != nil {
-				return err
-			}
-		case o.waiting:
-			w.send(Message{Kind: "waiting"})
-			select {
-			case <-w.stop:
-			case <-time.After(pause):
-			}
-			pause = min(2*pause, max(time.Second, 20*looked)) // looks are cheap here, dear on a network file system
-		default:
-			return nil
-		}
-	}
-	return ErrStopped
-}
-
-// attempt carries a leased run as far as it goes. The error is one that the worker cannot go on after.
-func (w *worker) attempt(o offer) error {
+// attempt carries a leased run as far as it goes, and calls trained when it is done with the trainers. The error is one that the worker
+// cannot go on after.
+func (w *worker) attempt(o offer, t Trainers, shared *atomic.Bool, trained func()) error {
 	r, l := o.run, o.lease
 	begin := time.Now()
 	beating := make(chan struct{})
@@ -201,7 +181,10 @@ func (w *worker) attempt(o offer) error {
 	row.DeviceName, row.LibrarySHA, row.GitCommit = w.where.DeviceName, w.where.Library, commitOfBuild()
 	row.Threads = ptr(int64(w.where.Threads))
 	w.send(Message{Kind: "start", RunID: r.ID, Task: r.Task.Name, ArchID: r.Member.ID, Attempt: l.Attempt, Epochs: r.Task.Epochs})
-	res, err := w.fate(o, row)
+	res, err := w.fate(o, t, row)
+	row.Shared = shared.Load()
+	w.send(Message{Kind: "trained", RunID: r.ID, Attempt: l.Attempt})
+	trained()
 	if err == nil {
 		err = w.store.commit(r, l, *res)
 	}
@@ -210,7 +193,9 @@ func (w *worker) attempt(o offer) error {
 	err = w.conclude(o, row, res, err)
 	row.Ended = time.Now().UTC()
 	row.WallTime = ptr(time.Since(begin).Seconds())
+	w.mu.Lock()
 	w.busy += time.Since(begin)
+	w.mu.Unlock()
 	if e := w.store.endAttempt(l, row); err == nil {
 		err = e
 	}
@@ -238,7 +223,7 @@ func (w *worker) attempt(o offer) error {
 }
 
 // fate trains the run, unless its fate is known already. A run that fails by its own inputs has a result too.
-func (w *worker) fate(o offer, row *attemptRow) (*result, error) {
+func (w *worker) fate(o offer, t Trainers, row *attemptRow) (*result, error) {
 	if o.finish != nil {
 		return o.finish, nil
 	}
@@ -246,7 +231,7 @@ func (w *worker) fate(o offer, row *attemptRow) (*result, error) {
 		row.FailureText = o.decision.Reason
 		return &result{status: statusFailed, class: o.decision.Class}, nil
 	}
-	epochs, err := w.train(o, row)
+	epochs, err := w.train(o, t, row)
 	switch {
 	case err == nil:
 		return &result{status: statusDone, epochs: epochs}, nil
@@ -318,14 +303,14 @@ func (w *worker) send(m Message) {
 	if w.Stdout == nil {
 		return
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	m.Slot = w.Slot
 	m.Images, m.Native, m.Busy = w.images, w.native.Seconds(), w.busy.Seconds()
 	text, err := json.Marshal(m)
 	if err != nil {
 		return // no number: an error of 0/0 images
 	}
-	w.sending.Lock()
-	defer w.sending.Unlock()
 	w.Stdout.Write(append(text, '\n'))
 }
 
