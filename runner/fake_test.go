@@ -19,6 +19,7 @@ import (
 // run's inputs and n, through weights, momentum and named random numbers.
 type fakeTrainers struct {
 	seed     uint64
+	device   string // "": fake:0
 	step     time.Duration
 	sabotage string // "momentum", "random": what a resume forgets
 	fail     func(r *PlannedRun, p engine.Position) error
@@ -47,7 +48,11 @@ func (f fakeTrainers) Open(r *PlannedRun) (Training, error) {
 }
 
 func (f fakeTrainers) Provenance() Provenance {
-	return Provenance{Backend: "fake", Device: "fake:0", DeviceName: "none", Library: fmt.Sprintf("%064d", 1), Threads: 1}
+	device := f.device
+	if device == "" {
+		device = "fake:0"
+	}
+	return Provenance{Backend: "fake", Device: device, DeviceName: "none", Library: fmt.Sprintf("%064d", 1), Threads: 1}
 }
 
 func (f fakeTrainers) Need(r *PlannedRun) (int64, error) { return 24, nil }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,16 +15,19 @@ import (
 
 	"anynetx/bindings"
 	"anynetx/engine"
+	"anynetx/telemetry"
 
 	"go.uber.org/goleak"
 )
 
 // The test program is its own coordinator and worker, so that they can be killed: these variables say what it is and how it behaves.
 const (
-	roleVariable = "ANX_RUNNER_TEST_ROLE" // coordinator or worker; worker is also the first argument
-	fakeVariable = "ANX_RUNNER_TEST_FAKE" // a fakeBehaviour; empty: the real engine
-	exitVariable = "ANX_RUNNER_TEST_EXIT" // the process kills itself at this point of a commit or checkpoint ...
-	onceVariable = "ANX_RUNNER_TEST_ONCE" // ... unless this file exists, which it makes
+	roleVariable    = "ANX_RUNNER_TEST_ROLE"    // coordinator or worker; worker is also the first argument
+	fakeVariable    = "ANX_RUNNER_TEST_FAKE"    // a fakeBehaviour; empty: the real engine
+	exitVariable    = "ANX_RUNNER_TEST_EXIT"    // the process kills itself at this point of a commit or checkpoint ...
+	devicesVariable = "ANX_RUNNER_TEST_DEVICES" // GPU-0,GPU-1 ...
+	driverVariable  = "ANX_RUNNER_TEST_DRIVER"  // file of what a driver says, see driverSays
+	onceVariable    = "ANX_RUNNER_TEST_ONCE"    // ... unless this file exists, which it makes
 
 	locksVariable = "ANX_RUNNER_TEST_LOCKS" // "missing": a file system without them
 )
@@ -36,6 +40,16 @@ type fakeBehaviour struct {
 	Crash      string // runs of this task take the process down
 	BreakWhile string // this file exists; empty: always
 	LastWords  string // on standard error before a crash
+	BlackHole  string // the device on which nothing can start
+	XIDTask    string // its first architecture's runs cause this XID wherever they are ...
+	XID        int64
+	Events     string // ... and the driver says so in this file
+	Hang       string // the first run of this task to come so far hangs, with a child in its process group
+	Child      string // file for the child's process number
+	Slow       string // architecture whose steps take SlowStep
+	SlowStep   time.Duration
+	Stop       string // the first run of this task to come so far stops its own process by SIGSTOP
+	Device     string `json:"-"` // of the worker
 	Dead       string // "start": the worker dies before it is ready
 }
 
@@ -79,17 +93,48 @@ func testWorker(arguments []string) int {
 			fmt.Fprintln(os.Stderr, "no such device")
 			return 70
 		}
-		o.Trainers = func(_ WorkerOptions, p *Plan) (Trainers, error) { return b.trainers(p.Seed), nil }
+		o.Trainers = func(o WorkerOptions, p *Plan) (Trainers, error) {
+			b := b
+			b.Device = o.Device
+			return b.trainers(p.Seed), nil
+		}
 	}
 	return workerMain(arguments, os.Stdin, os.Stdout, os.Stderr, o)
 }
 
 func (b fakeBehaviour) trainers(seed uint64) fakeTrainers {
-	return fakeTrainers{seed: seed, step: b.Step, sabotage: b.Sabotage, fail: func(r *PlannedRun, p engine.Position) error {
+	device := ""
+	if strings.HasPrefix(b.Device, "GPU-") {
+		device = b.Device
+	}
+	return fakeTrainers{seed: seed, device: device, step: b.Step, sabotage: b.Sabotage, fail: func(r *PlannedRun, p engine.Position) error {
+		if b.BlackHole != "" && device == b.BlackHole {
+			return errors.New("an illegal instruction was encountered")
+		}
+		if b.Slow != "" && r.Member.ID == b.Slow {
+			time.Sleep(b.SlowStep)
+		}
 		if p.Epoch != 1 || p.Step != 3 {
 			return nil
 		}
+		if b.XIDTask == r.Task.Name && r.Member.ID == firstArchitecture {
+			driverSays(b.Events, telemetry.Event{Time: time.Now(), Device: device, Kind: telemetry.XID, XID: b.XID, Text: fmt.Sprintf("XID %d", b.XID)})
+			return &bindings.Error{Status: bindings.DeviceLost, Text: "an illegal memory access was encountered"}
+		}
 		switch r.Task.Name {
+		case b.Hang:
+			if first(b.Child) {
+				child := exec.Command("sleep", "1000")
+				if err := child.Start(); err != nil {
+					panic(err)
+				}
+				os.WriteFile(b.Child, []byte(strconv.Itoa(child.Process.Pid)), 0o666)
+				select {}
+			}
+		case b.Stop:
+			if first(b.Child) {
+				syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+			}
 		case b.Diverge:
 			return &engine.DivergedError{Epoch: 1, Step: 3, Reason: "the loss was NaN"}
 		case b.Break:
@@ -104,6 +149,50 @@ func (b fakeBehaviour) trainers(seed uint64) fakeTrainers {
 		}
 		return nil
 	}}
+}
+
+// first says whether this process is the first to ask.
+func first(path string) bool {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL, 0o666)
+	if err == nil {
+		f.Close()
+	}
+	return err == nil
+}
+
+// driverSays writes what followDriver reads.
+func driverSays(path string, e telemetry.Event) {
+	if err := appendLine(path, e); err != nil {
+		panic(err)
+	}
+}
+
+// followDriver passes on what the fake driver says.
+func followDriver(ctx context.Context, path string) <-chan telemetry.Event {
+	events := make(chan telemetry.Event)
+	go func() {
+		defer close(events)
+		for done := 0; ; {
+			data, _ := os.ReadFile(path)
+			var all []telemetry.Event
+			for line := range lines(data) {
+				all = append(all, readJournal[telemetry.Event](line)...)
+			}
+			for ; done < len(all); done++ {
+				select {
+				case events <- all[done]:
+				case <-ctx.Done():
+					return
+				}
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}()
+	return events
 }
 
 // testCoordinator is `study run`: study file, folder and number of workers are the arguments. Without a study file it is `study join`.
@@ -124,6 +213,12 @@ func testCoordinator() int {
 		o.tryLock = func(path string, _ bool) (func(), bool, error) {
 			return nil, false, &os.PathError{Op: "flock", Path: path, Err: syscall.ENOLCK}
 		}
+	}
+	if text := os.Getenv(devicesVariable); text != "" {
+		o.Devices = strings.Split(text, ",")
+	}
+	if path := os.Getenv(driverVariable); path != "" {
+		o.DeviceEvents = followDriver(ctx, path)
 	}
 	if os.Getenv(fakeVariable) != "" {
 		o.Describe = fakeData
