@@ -2,6 +2,7 @@
  * goes. Built only with -DANX_BENCH=ON; `anynetx bench` is the tool for users.
  *   anx_cpu_bench conv [isa] [threads]            a table over maps and group widths
  *   anx_cpu_bench net  [isa] [threads] px batch classes d1,d2,d3,d4 w1,.. b1,.. g1,..   one training step with the 7x7 stem, by op kind
+ * isa: best, bf16 (activations of it on the best), or a name. Fractions are of the fp32 peak, bf16's too: they can reach 2.
  */
 #include <math.h>
 #include <stdio.h>
@@ -37,15 +38,17 @@ static void must(const program *p, anx_status s) {
   exit(1);
 }
 
-static int tensor(program *p, int layout, int dtype, int n, int h, int w, int c) {
+static int tensor(program *p, int layout, int type, int n, int h, int w, int c) {
   anx_tensor *t = &p->t[p->tensors];
-  *t = (anx_tensor){layout, dtype, n, h, w, c, 0, 0, p->bytes};
+  *t = (anx_tensor){layout, type, n, h, w, c, 0, 0, p->bytes};
   uint64_t bytes;
   must(p, p->api->tensor_bytes(p->context, t, &bytes));
   p->bytes += (bytes + 63) / 64 * 64;
   return p->tensors++;
 }
-static int map(program *p, int n, int h, int w, int c) { return tensor(p, ANX_ACTIVATION, ANX_F32, n, h, w, c); }
+static int dtype = ANX_F32; /* of activations */
+
+static int map(program *p, int n, int h, int w, int c) { return tensor(p, ANX_ACTIVATION, dtype, n, h, w, c); }
 static int vector(program *p, int c) { return tensor(p, ANX_PLAIN, ANX_F32, 1, 1, 1, c); }
 static int sums(program *p, int c) { return tensor(p, ANX_PLAIN, ANX_F64, 1, 1, 2, c); }
 static int filter(program *p, int k, int r, int g) { return tensor(p, ANX_PLAIN, ANX_F32, k, r, r, g); }
@@ -55,7 +58,7 @@ static anx_op *add(program *p, int kind, int n, int h, int w, int c) {
   memset(o, 0, sizeof *o);
   for (int i = 0; i < ANX_MAX_IN; i++) o->in[i] = -1;
   for (int i = 0; i < ANX_MAX_OUT; i++) o->out[i] = -1;
-  o->kind = kind, o->n = n, o->h = h, o->w = w, o->c = c, o->models = 1;
+  o->kind = kind, o->n = n, o->h = h, o->w = w, o->c = c, o->models = 1, o->dtype = dtype;
   o->slot[1] = 1;
   return o;
 }
@@ -70,7 +73,7 @@ static void start(program *p) {
   must(p, p->api->buffer_create(p->context, &p->buffer, p->bytes));
   for (int i = 0; i < p->tensors; i++) {
     const anx_tensor *t = &p->t[i];
-    if (t->dtype != ANX_F32) continue;
+    if (t->dtype != ANX_F32 && t->layout == ANX_PLAIN) continue;
     const size_t count = (size_t)t->n * (size_t)t->h * (size_t)t->w * (size_t)t->c;
     float *v = malloc(count * sizeof *v);
     uint32_t x = 12345u + (uint32_t)i;
@@ -344,7 +347,8 @@ int main(int argc, char **argv) {
   anx_context_desc d = {0, argc > 3 ? atoi(argv[3]) : 1, ""};
   if (d.threads == 1) bench_clock = CLOCK_THREAD_CPUTIME_ID;
   p.api = anx_get_api(ANX_ABI_VERSION);
-  if (argc > 2) snprintf(d.isa, sizeof d.isa, "%s", strcmp(argv[2], "best") ? argv[2] : "");
+  if (argc > 2 && !strcmp(argv[2], "bf16")) dtype = ANX_BF16;
+  else if (argc > 2 && strcmp(argv[2], "best")) snprintf(d.isa, sizeof d.isa, "%s", argv[2]);
   must(&p, p.api->context_create(&p.context, &d));
   if (argc > 1 && !strcmp(argv[1], "net")) step(&p, argc - 4, argv + 4);
   else table(&p);
