@@ -62,12 +62,12 @@ func interval(a, b []float64) (difference, half float64) {
 }
 
 // compare writes a table and fails if an interval reaches beyond a point.
-func compare(out, pytorch, anynetx string) error {
-	a, err := readSide(pytorch)
+func compare(out, from, with string) error {
+	a, err := readSide(from)
 	if err != nil {
 		return err
 	}
-	b, err := readSide(anynetx)
+	b, err := readSide(with)
 	if err != nil {
 		return err
 	}

@@ -83,24 +83,25 @@ func run(arguments []string) error {
 		data := flags.String("data", "", "folder of the data sets; empty: the usual places")
 		from := flags.String("setup", "bench/learning/setup.json", "what to train")
 		backend := flags.String("backend", "cpu", "back end")
+		dtype := flags.String("dtype", "fp32", "type of activations")
 		workers := flags.Int("workers", 2, "trainings at a time, one thread each")
 		if err := flags.Parse(arguments[1:]); err != nil {
 			return err
 		}
-		return trainAll(*from, *data, *backend, *out, *workers)
+		return trainAll(*from, *data, *backend, *dtype, *out, *workers)
 	case "compare":
 		if err := flags.Parse(arguments[1:]); err != nil {
 			return err
 		}
 		if flags.NArg() != 2 {
-			return errors.New("compare needs two files: PyTorch's and anynetx's")
+			return errors.New("compare needs two files, such as PyTorch's and anynetx's")
 		}
 		return compare(*out, flags.Arg(0), flags.Arg(1))
 	}
 	return fmt.Errorf("%q is neither train nor compare", arguments[0])
 }
 
-func trainAll(from, folder, backend, out string, workers int) error {
+func trainAll(from, folder, backend, dtype, out string, workers int) error {
 	text, err := os.ReadFile(from)
 	if err != nil {
 		return err
@@ -142,7 +143,7 @@ func trainAll(from, folder, backend, out string, workers int) error {
 	for range workers {
 		group.Go(func() {
 			for j := range jobs {
-				result, err := train(library, s, j.network, j.seed, &set)
+				result, err := train(library, dtype, s, j.network, j.seed, &set)
 				lock.Lock()
 				if err == nil {
 					err = json.NewEncoder(f).Encode(result)
@@ -158,9 +159,9 @@ func trainAll(from, folder, backend, out string, workers int) error {
 	return errors.Join(failures, f.Close())
 }
 
-func train(library *bindings.Library, s setup, network, seed int, set *datasets.Set) (training, error) {
+func train(library *bindings.Library, dtype string, s setup, network, seed int, set *datasets.Set) (training, error) {
 	n := s.Networks[network]
-	result := training{Side: "anynetx, " + library.Name, Network: n.Name, Seed: seed}
+	result := training{Side: "anynetx, " + library.Name + ", " + dtype, Network: n.Name, Seed: seed}
 	var a anynetx.Architecture
 	for i := range a {
 		a[i] = anynetx.Stage{Depth: n.Depths[i], Width: n.Widths[i], Bottleneck: n.Bottlenecks[i], GroupWidth: n.GroupWidths[i]}
@@ -185,7 +186,7 @@ func train(library *bindings.Library, s setup, network, seed int, set *datasets.
 	recipe.WarmupEpochs, recipe.WarmupFactor = r.WarmupEpochs, r.WarmupFactor
 	recipe.Augmentation = datasets.Augmentation{Flip: true, Crop: datasets.CropPadded, Padding: r.Padding}
 	start := time.Now()
-	t, err := engine.NewTrainer(ctx, engine.Config{Network: net, Recipe: recipe, Epochs: s.Epochs, DType: "fp32", Seed: uint64(seed), Task: set.Name}, data)
+	t, err := engine.NewTrainer(ctx, engine.Config{Network: net, Recipe: recipe, Epochs: s.Epochs, DType: dtype, Seed: uint64(seed), Task: set.Name}, data)
 	if err != nil {
 		return result, err
 	}
