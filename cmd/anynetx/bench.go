@@ -46,10 +46,11 @@ func benchCommand() *cli.Command {
 				"anynetx bench ops --filter 'grouped 14px g(3|16)'\nanynetx bench ops --filter stem --seconds 0.5 --json\n\n" +
 				"Ops as training uses them: the batch norm's affine and ReLU in front, its sums behind. Maps of 56 to 7 pixels with batches of 16 images (what 224 px gives),\n" +
 				"of 8 to 1 pixels with 128 (32 px). `bwd` is both gradients, `wgrad` the weight's alone, `dgrad` the difference in time. Taps that fall outside the map count\n" +
-				"as arithmetic in `peak`, as FLOPs are counted everywhere, and not in `inside`.",
+				"as arithmetic in `peak`, as FLOPs are counted everywhere, and not in `inside`. The peak of bf16 is that of its dot product.",
 			Flags: append(benchFlags(),
 				&cli.IntFlag{Name: "threads", Value: 1, Usage: "`NUMBER` of threads; 0: all cores"},
 				&cli.Float64Flag{Name: "seconds", Value: 0.05, Usage: "measure each op for so many `SECONDS`"},
+				&cli.StringFlag{Name: "dtype", Value: "fp32", Usage: "`TYPE` of activations: fp32 or bf16"},
 				&cli.StringFlag{Name: "filter", Usage: "only ops whose name matches the regular `EXPRESSION`"}),
 			Action: benchOps,
 		}},

@@ -102,6 +102,7 @@ func opCases() []opCase {
 // opProgram makes programs of a single op, with tensors of their own in one buffer.
 type opProgram struct {
 	device *bindings.Context
+	dtype  bindings.DType // of activations
 	desc   bindings.ProgramDesc
 	bytes  int64 // of the buffer
 	moved  int64 // of activations that the op reads and writes
@@ -114,7 +115,7 @@ func (p *opProgram) add(t bindings.Tensor, filled bool) (int32, error) {
 		return -1, err
 	}
 	if t.Layout == bindings.Activation {
-		p.moved += 4 * int64(t.Elements())
+		p.moved += int64(t.DType.Bytes()) * int64(t.Elements())
 	}
 	t.Offset = uint64(p.bytes)
 	p.bytes += (bytes + bindings.Alignment - 1) / bindings.Alignment * bindings.Alignment
@@ -130,11 +131,12 @@ func (p *opProgram) add(t bindings.Tensor, filled bool) (int32, error) {
 // "w" the filter, "-" none. Capitals and those behind ">" are not filled with numbers.
 func (p *opProgram) build(o *opCase, op bindings.Op, in, out string) error {
 	activation := func(size, c int) bindings.Tensor {
-		return bindings.Tensor{Layout: bindings.Activation, N: int32(o.batch), H: int32(size), W: int32(size), C: int32(c)}
+		return bindings.Tensor{Layout: bindings.Activation, DType: p.dtype, N: int32(o.batch), H: int32(size), W: int32(size), C: int32(c)}
 	}
 	vector := func(d bindings.DType, n, c int) bindings.Tensor {
 		return bindings.Tensor{DType: d, N: int32(n), H: 1, W: 1, C: int32(c)}
 	}
+	op.DType = p.dtype
 	op.N, op.H, op.W, op.C = int32(o.batch), int32(o.size), int32(o.size), int32(o.c)
 	op.P, op.Q, op.K = int32(o.out()), int32(o.out()), int32(o.k)
 	op.R, op.Stride, op.Group = int32(o.r), int32(o.stride), int32(o.group)

@@ -204,14 +204,18 @@ func networkReport(n *anynetx.Network, config engine.Config, contexts []*binding
 	r.StepMS = (all[(len(all)-1)/2] + all[len(all)/2]).Seconds() * 1e3 / 2
 	r.GFLOPs = float64(r.TrainingFLOPs) * r.ImagesPerSecond / 1e9
 	if peak != nil {
-		gflops := peak.FMAF32GFLOPs
-		if config.DType == "bf16" && peak.DotBF16GFLOPs > 0 {
-			gflops = peak.DotBF16GFLOPs
-		}
-		fraction := r.GFLOPs / gflops
+		fraction := r.GFLOPs / peakOf(peak, config.DType == "bf16")
 		r.FMAPeakGFLOPs, r.FractionOfPeak = &peak.FMAF32GFLOPs, &fraction
 	}
 	return r
+}
+
+// peakOf is the peak of convolutions whose activations are bf16 or fp32: where there is no dot product of bf16, they multiply as fp32 does.
+func peakOf(peak *bindings.Ceilings, bf16 bool) float64 {
+	if bf16 && peak.DotBF16GFLOPs > 0 {
+		return peak.DotBF16GFLOPs
+	}
+	return peak.FMAF32GFLOPs
 }
 
 // trainingMACs are the multiply-adds of a training step per image: forward, weight gradient, and input gradient of all but the stem.

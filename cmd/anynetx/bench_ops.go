@@ -12,6 +12,7 @@ import (
 
 	"anynetx/anynetx"
 	"anynetx/bindings"
+	"anynetx/engine"
 	"anynetx/random"
 )
 
@@ -41,6 +42,7 @@ type opsJSON struct {
 	ISA      string             `json:"isa"`
 	Library  string             `json:"library_sha256"`
 	Threads  int                `json:"threads"`
+	DType    string             `json:"dtype"`
 	Ceilings *bindings.Ceilings `json:"ceilings"`
 	Ops      []opJSON           `json:"ops"`
 }
@@ -61,7 +63,11 @@ func benchOps(c *cli.Context) error {
 	defer closeAll(contexts)
 	device := contexts[0]
 	info := device.Info()
-	r := opsJSON{Device: info.Name, ISA: info.ISA, Library: device.Library().SHA256, Threads: c.Int("threads")}
+	r := opsJSON{Device: info.Name, ISA: info.ISA, Library: device.Library().SHA256, Threads: c.Int("threads"), DType: c.String("dtype")}
+	if err := engine.CheckDType(device, r.DType); err != nil {
+		return err
+	}
+	dtype := map[string]bindings.DType{"fp32": bindings.F32, "bf16": bindings.BF16}[r.DType]
 	if r.Threads == 0 {
 		r.Threads = info.Units
 	}
@@ -81,7 +87,7 @@ func benchOps(c *cli.Context) error {
 			if err := c.Context.Err(); err != nil {
 				return err
 			}
-			m, err := timeOp(device, &o, p, seconds)
+			m, err := timeOp(device, dtype, &o, p, seconds)
 			if err != nil {
 				return err
 			}
@@ -103,7 +109,7 @@ func benchOps(c *cli.Context) error {
 	}
 	r.Ceilings = higher(before, after)
 	for i := range r.Ops {
-		r.Ops[i].relate(r.Ceilings)
+		r.Ops[i].relate(r.Ceilings, dtype)
 	}
 	if c.Bool("json") {
 		return writeJSON(c.App.Writer, r)
@@ -112,7 +118,7 @@ func benchOps(c *cli.Context) error {
 }
 
 // relate works out rates and fractions of the peak.
-func (m *opJSON) relate(peak *bindings.Ceilings) {
+func (m *opJSON) relate(peak *bindings.Ceilings, dtype bindings.DType) {
 	o := opCase{batch: m.Batch, size: m.Size, c: m.Channels, k: m.Outputs, stride: m.Stride, r: filterSize(m.Family)}
 	if m.Group == 0 {
 		if peak != nil {
@@ -127,7 +133,7 @@ func (m *opJSON) relate(peak *bindings.Ceilings) {
 	}
 	m.GFLOPs = 2 * macs / (m.US * 1e3)
 	if peak != nil {
-		f := m.GFLOPs / peak.FMAF32GFLOPs
+		f := m.GFLOPs / peakOf(peak, dtype == bindings.BF16)
 		inside := f * o.insideShare()
 		m.FractionOfPeak, m.FractionInside = &f, &inside
 	}
@@ -144,9 +150,9 @@ func filterSize(family string) int {
 }
 
 // timeOp runs a program of one op for so many seconds.
-func timeOp(device *bindings.Context, o *opCase, pass opPass, seconds float64) (opJSON, error) {
+func timeOp(device *bindings.Context, dtype bindings.DType, o *opCase, pass opPass, seconds float64) (opJSON, error) {
 	m := opJSON{Op: o.name, Pass: pass.name, Family: o.family, Batch: o.batch, Size: o.size, Channels: o.c, Outputs: o.k, Group: o.group, Stride: o.stride}
-	p := opProgram{device: device}
+	p := opProgram{device: device, dtype: dtype}
 	if err := p.build(o, bindings.NewOp(pass.kind), pass.in, pass.out); err != nil {
 		return m, err
 	}
@@ -203,7 +209,7 @@ func (p *opProgram) fillInputs(b *bindings.Buffer) error {
 		for i := 0; i < len(values); {
 			i += copy(values[i:], noise)
 		}
-		if t.DType != bindings.F32 {
+		if t.DType != bindings.F32 && t.Layout == bindings.Plain {
 			continue
 		}
 		if err := p.device.Pack(t, b, values); err != nil {
@@ -215,7 +221,7 @@ func (p *opProgram) fillInputs(b *bindings.Buffer) error {
 
 func printOps(w io.Writer, r *opsJSON) error {
 	if r.Ceilings != nil {
-		err := write(w, "%s, %s, %s: %.1f GFLOP/s of multiply-adds, copy %.1f GB/s\n\n", r.Device, r.ISA, counted(r.Threads, "thread"), r.Ceilings.FMAF32GFLOPs, r.Ceilings.CopyGBPerS)
+		err := write(w, "%s, %s, %s, %s: %.1f GFLOP/s of multiply-adds, copy %.1f GB/s\n\n", r.Device, r.ISA, r.DType, counted(r.Threads, "thread"), peakOf(r.Ceilings, r.DType == "bf16"), r.Ceilings.CopyGBPerS)
 		if err != nil {
 			return err
 		}

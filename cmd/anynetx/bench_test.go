@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"anynetx/bindings"
+	"anynetx/engine"
 )
 
 func benchDevice(t *testing.T, name string) *bindings.Context {
@@ -41,8 +42,13 @@ func benchRun(t *testing.T, into any, args ...string) {
 
 // Every op of the list is one that back ends take, with names all different.
 func TestOpCasesAreAccepted(t *testing.T) {
-	for _, name := range []string{"reference", "cpu"} {
-		device := benchDevice(t, name)
+	for _, c := range []struct{ name, dtype string }{{"reference", "fp32"}, {"cpu", "fp32"}, {"cpu", "bf16"}} {
+		name, device := c.name, benchDevice(t, c.name)
+		dtype := map[string]bindings.DType{"fp32": bindings.F32, "bf16": bindings.BF16}[c.dtype]
+		if err := engine.CheckDType(device, c.dtype); err != nil {
+			t.Log(err)
+			continue
+		}
 		seen := map[string]bool{}
 		for _, o := range opCases() {
 			for _, pass := range o.passes() {
@@ -51,7 +57,7 @@ func TestOpCasesAreAccepted(t *testing.T) {
 					t.Errorf("two ops are called %q", full)
 				}
 				seen[full] = true
-				p := opProgram{device: device}
+				p := opProgram{device: device, dtype: dtype}
 				if err := p.build(&o, bindings.NewOp(pass.kind), pass.in, pass.out); err != nil {
 					t.Fatal(err)
 				}
