@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -168,7 +169,7 @@ func TestCancel(t *testing.T) {
 		return nil
 	}
 	// A run in hand, which ends at its next step; the study goes on.
-	mine := running().Active[0]
+	mine := slices.MinFunc(running().Active, func(a, b ActiveRun) int { return a.Epoch - b.Epoch }) // not one that is being committed
 	if err := CancelRun(ctx, dir, mine.RunID); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,387 @@
+package telemetry
+
+import (
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+)
+
+// Options of Watch; zero is the default.
+type Options struct {
+	Interval time.Duration // between samples: a second
+	Deadline time.Duration // for a call to the driver, then the device is suspect: five seconds
+}
+
+// Monitor watches devices until it is closed: a goroutine samples each, one more waits for what the driver reports.
+type Monitor struct {
+	n       *NVML
+	o       Options
+	events  chan Event
+	done    chan struct{}
+	waiting sync.WaitGroup
+
+	mu      sync.Mutex
+	set     nvml.EventSet // of reports, that devices are registered with
+	callers []*caller
+	states  map[string]*State
+	means   map[string]*mean
+}
+
+// State is what is known of a device.
+type State struct {
+	Device
+	Latest  *Sample
+	Suspect bool // a call has not returned
+	Lost    bool
+}
+
+// caller is a goroutine that calls the driver.
+type caller struct {
+	device  string // "": the one that waits for reports
+	what    string // "": no call is under way
+	since   time.Time
+	suspect bool
+	done    bool
+}
+
+// Watch begins to watch devices.
+func (n *NVML) Watch(devices []Device, o Options) *Monitor {
+	if o.Interval == 0 {
+		o.Interval = time.Second
+	}
+	if o.Deadline == 0 {
+		o.Deadline = 5 * time.Second
+	}
+	m := &Monitor{n: n, o: o, events: make(chan Event, 256), done: make(chan struct{}), states: map[string]*State{}, means: map[string]*mean{}}
+	for _, d := range devices {
+		m.states[d.UUID], m.means[d.UUID] = &State{Device: d}, &mean{}
+		c := &caller{device: d.UUID}
+		m.callers = append(m.callers, c)
+		go m.sample(d, c)
+	}
+	c := &caller{}
+	m.callers = append(m.callers, c)
+	go m.listen(devices, c)
+	m.waiting.Add(1)
+	go m.watchCalls()
+	return m
+}
+
+// Events are what happens to the devices. Nobody who watches them waits for a reader: what does not fit is dropped, oldest first.
+func (m *Monitor) Events() <-chan Event { return m.events }
+
+// States are what is known of the devices.
+func (m *Monitor) States() map[string]State {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	copied := map[string]State{}
+	for uuid, s := range m.states {
+		copied[uuid] = *s
+	}
+	return copied
+}
+
+// Close ends the watch. A goroutine whose call has not returned is left behind, and stays counted.
+func (m *Monitor) Close() {
+	close(m.done)
+	m.waiting.Wait()
+	for deadline := time.Now().Add(m.o.Deadline); ; time.Sleep(5 * time.Millisecond) {
+		m.mu.Lock()
+		busy := 0
+		for _, c := range m.callers {
+			if !c.done && !c.suspect {
+				busy++
+			}
+		}
+		m.mu.Unlock()
+		if busy == 0 || time.Now().After(deadline) {
+			return
+		}
+	}
+}
+
+func (m *Monitor) closed() bool {
+	select {
+	case <-m.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// emit sends an event; the caller holds mu.
+func (m *Monitor) emit(e Event) {
+	e.Time = time.Now()
+	for {
+		select {
+		case m.events <- e:
+			return
+		default:
+		}
+		select {
+		case <-m.events:
+		default:
+		}
+	}
+}
+
+// calling returns what a caller announces its calls with.
+func (m *Monitor) calling(c *caller) func(string) {
+	return func(what string) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		c.what, c.since = what, time.Now()
+		if what == "" && c.suspect {
+			c.suspect = false
+			m.n.stuck.Add(-1)
+			if s := m.states[c.device]; s != nil {
+				s.Suspect = false
+				m.emit(Event{Device: c.device, Kind: Answers, Text: "the driver answers again"})
+			}
+		}
+	}
+}
+
+// watchCalls finds the calls that do not return.
+func (m *Monitor) watchCalls() {
+	defer m.waiting.Done()
+	tick := time.NewTicker(min(m.o.Deadline/4, time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-m.done:
+			return
+		case now := <-tick.C:
+			m.mu.Lock()
+			for _, c := range m.callers {
+				if c.what == "" || c.suspect || now.Sub(c.since) < m.o.Deadline {
+					continue
+				}
+				c.suspect = true
+				m.n.stuck.Add(1)
+				if s := m.states[c.device]; s != nil {
+					s.Suspect = true
+					m.emit(Event{Device: c.device, Kind: Suspect, Text: fmt.Sprintf("the driver has not answered %s for %v", c.what, m.o.Deadline)})
+				}
+			}
+			m.mu.Unlock()
+		}
+	}
+}
+
+// ended says that a caller's goroutine is over.
+func (m *Monitor) ended(c *caller) {
+	m.mu.Lock()
+	c.done = true
+	m.mu.Unlock()
+}
+
+// sample is the goroutine of a device.
+func (m *Monitor) sample(d Device, c *caller) {
+	defer m.ended(c)
+	r := &reader{n: m.n, d: d, calling: m.calling(c), has: map[string]bool{}, every: 30 * m.o.Interval}
+	tick := time.NewTicker(m.o.Interval)
+	defer tick.Stop()
+	var errors *int64
+	var set nvml.EventSet
+	for {
+		set = m.register(r, set)
+		s, lost := r.sample()
+		m.mu.Lock()
+		state := m.states[d.UUID]
+		if lost {
+			state.Lost = true
+			m.emit(Event{Device: d.UUID, Kind: Lost, Text: "the driver has lost the device; it needs a reset or a reboot"})
+			m.mu.Unlock()
+			return
+		}
+		state.Latest = &s
+		m.means[d.UUID].add(s)
+		if s.ECCErrors != nil {
+			if errors != nil && *s.ECCErrors > *errors {
+				m.emit(Event{Device: d.UUID, Kind: ECC, Text: fmt.Sprintf("%d uncorrected memory errors, %d more than before", *s.ECCErrors, *s.ECCErrors-*errors)})
+			}
+			errors = s.ECCErrors
+		}
+		m.mu.Unlock()
+		select {
+		case <-m.done:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// listen is the goroutine that waits for what the driver reports. A set of reports ends with the first device that is lost; sets are not
+// freed, since a call that hangs may still hold one.
+func (m *Monitor) listen(devices []Device, c *caller) {
+	defer m.ended(c)
+	calling := m.calling(c)
+	if !m.n.has("nvmlEventSetCreate") || !m.n.has("nvmlDeviceRegisterEvents") {
+		return
+	}
+	for !m.closed() {
+		calling("nvmlEventSetCreate")
+		set, r := m.n.lib.EventSetCreate()
+		calling("")
+		if r != nvml.SUCCESS {
+			return
+		}
+		m.mu.Lock()
+		m.set = set
+		m.mu.Unlock()
+		for r = nvml.ERROR_TIMEOUT; (r == nvml.SUCCESS || r == nvml.ERROR_TIMEOUT) && !m.closed(); {
+			var e nvml.EventData
+			calling("nvmlEventSetWait")
+			e, r = set.Wait(uint32(min(m.o.Deadline/2, 500*time.Millisecond) / time.Millisecond))
+			calling("")
+			if r == nvml.SUCCESS {
+				m.report(devices, e)
+			}
+		}
+		select {
+		case <-m.done:
+		case <-time.After(m.o.Interval):
+		}
+	}
+}
+
+// register asks for a device's reports, in its own goroutine since even that may hang.
+func (m *Monitor) register(r *reader, before nvml.EventSet) nvml.EventSet {
+	m.mu.Lock()
+	set := m.set
+	m.mu.Unlock()
+	if set == nil || set == before {
+		return set
+	}
+	var types uint64
+	if ok, _ := r.call("nvmlDeviceGetSupportedEventTypes", func() (x nvml.Return) { types, x = r.d.whole.GetSupportedEventTypes(); return x }); ok {
+		r.call("nvmlDeviceRegisterEvents", func() nvml.Return {
+			return r.d.whole.RegisterEvents(types&(nvml.EventTypeXidCriticalError|nvml.EventTypeDoubleBitEccError), set)
+		})
+	}
+	return set
+}
+
+// wholeGPU is the instance of a report that concerns all MIG devices of a GPU.
+const wholeGPU = 0xFFFFFFFF
+
+// report makes an event of what the driver says, one for each watched device that it concerns.
+func (m *Monitor) report(devices []Device, e nvml.EventData) {
+	event := Event{Kind: ECC, Text: "double-bit memory error"}
+	if e.EventType == nvml.EventTypeXidCriticalError {
+		event = Event{Kind: XID, XID: int64(e.EventData), Text: fmt.Sprintf("XID %d", e.EventData)}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, d := range devices {
+		if d.whole == e.Device && (d.Parent == "" || e.GpuInstanceId == wholeGPU || e.GpuInstanceId == d.instance) {
+			event.Device = d.UUID
+			m.emit(event)
+		}
+	}
+}
+
+// Mean is a device over an interval.
+type Mean struct {
+	Seconds                float64
+	UtilPct, TempC, PowerW *float64
+	MemoryUsed             *int64
+	MemoryTotal            *int64
+	ClocksReasons          *int64 // all bits that were set at some time
+}
+
+// Means are the devices since the last call. Devices without a sample since then are left out.
+func (m *Monitor) Means() map[string]Mean {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	list := map[string]Mean{}
+	for uuid := range maps.Keys(m.means) {
+		if v, ok := m.means[uuid].take(); ok {
+			list[uuid] = v
+		}
+	}
+	return list
+}
+
+// mean adds samples up.
+type mean struct {
+	begin, end        time.Time
+	util, temp, power sum
+	used              sum
+	total, reasons    *int64
+	firstJ, lastJ     *float64
+	firstJAt, lastJAt time.Time
+}
+
+type sum struct {
+	total float64
+	n     int
+}
+
+func (s *sum) add(v float64) { s.total, s.n = s.total+v, s.n+1 }
+
+func (s *sum) mean() *float64 {
+	if s.n == 0 {
+		return nil
+	}
+	v := s.total / float64(s.n)
+	return &v
+}
+
+func (a *mean) add(s Sample) {
+	if a.begin.IsZero() {
+		a.begin = s.Time
+	}
+	a.end = s.Time
+	for _, v := range []struct {
+		to   *sum
+		from *float64
+	}{{&a.util, s.UtilPct}, {&a.temp, s.TempC}, {&a.power, s.PowerW}} {
+		if v.from != nil {
+			v.to.add(*v.from)
+		}
+	}
+	if s.MemoryUsed != nil {
+		a.used.add(float64(*s.MemoryUsed))
+		a.total = s.MemoryTotal
+	}
+	if s.ClocksReasons != nil {
+		bits := *s.ClocksReasons
+		if a.reasons != nil {
+			bits |= *a.reasons
+		}
+		a.reasons = &bits
+	}
+	if s.EnergyJ != nil {
+		if a.firstJ == nil {
+			a.firstJ, a.firstJAt = s.EnergyJ, s.Time
+		}
+		a.lastJ, a.lastJAt = s.EnergyJ, s.Time
+	}
+}
+
+func (a *mean) take() (Mean, bool) {
+	if a.util.n+a.temp.n+a.power.n+a.used.n == 0 {
+		return Mean{}, false
+	}
+	v := Mean{Seconds: a.end.Sub(a.begin).Seconds(), UtilPct: a.util.mean(), TempC: a.temp.mean(), PowerW: a.power.mean(), MemoryTotal: a.total, ClocksReasons: a.reasons}
+	if used := a.used.mean(); used != nil {
+		bytes := int64(*used)
+		v.MemoryUsed = &bytes
+	}
+	next := mean{begin: a.end, end: a.end}
+	if a.lastJ != nil { // the counter sees what happens between samples
+		if span := a.lastJAt.Sub(a.firstJAt).Seconds(); span > 0 && *a.lastJ >= *a.firstJ {
+			w := (*a.lastJ - *a.firstJ) / span
+			v.PowerW = &w
+		}
+		next.firstJ, next.firstJAt = a.lastJ, a.lastJAt
+		next.lastJ, next.lastJAt = a.lastJ, a.lastJAt
+	}
+	*a = next
+	return v, true
+}

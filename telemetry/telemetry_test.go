@@ -1,0 +1,232 @@
+package telemetry
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"anynetx/telemetry/nvmltest"
+)
+
+// A process has one NVML, so each test is a process of its own, on the driver that its variable names.
+const driverVariable = "ANX_TELEMETRY_TEST_DRIVER"
+
+// alone runs the test in a process of its own and returns false there.
+func alone(t *testing.T, driver string) (parent bool) {
+	t.Helper()
+	if os.Getenv(driverVariable) != "" {
+		return false
+	}
+	c := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	c.Env = append(os.Environ(), driverVariable+"="+driver)
+	out, err := c.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	return true
+}
+
+func open(t *testing.T) (*NVML, *nvmltest.Driver, []Device) {
+	t.Helper()
+	driver := nvmltest.New(t)
+	t.Setenv("ANX_FAKE_NVML", driver.Path)
+	n, err := Open(os.Getenv(driverVariable))
+	if err != nil {
+		t.Fatal(err)
+	}
+	devices, err := n.Devices()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n, driver, devices
+}
+
+// quick is fast enough for tests, and slow enough for a machine that is busy.
+var quick = Options{Interval: 20 * time.Millisecond, Deadline: time.Second}
+
+// until waits for something that must come.
+func until(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not come: " + what)
+		}
+	}
+}
+
+func next(t *testing.T, m *Monitor) Event {
+	t.Helper()
+	select {
+	case e := <-m.Events():
+		return e
+	case <-time.After(30 * time.Second):
+		t.Fatal("no event comes")
+		return Event{}
+	}
+}
+
+func TestNoDriver(t *testing.T) {
+	if alone(t, t.TempDir()+"/libnvidia-ml.so.1") {
+		return
+	}
+	if _, err := Open(os.Getenv(driverVariable)); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("%v", err)
+	}
+}
+
+func TestSamples(t *testing.T) {
+	if alone(t, nvmltest.Library(t, "new")) {
+		return
+	}
+	n, driver, devices := open(t)
+	defer n.Close()
+	if len(devices) != 8 || devices[3].UUID != nvmltest.UUID(3) || devices[3].Name != "Fake V100" || devices[3].MemoryBytes != 32<<30 || n.Driver != "580.00" {
+		t.Fatalf("%+v %q", devices, n.Driver)
+	}
+	for key, v := range map[string]int64{"util": 70, "temp": 61, "power_w": 250, "reasons": 4, "ecc": 2, "pending": 1, "proc:4711": 1000} {
+		driver.Set(3, key, v)
+	}
+	s, err := n.Look(devices[3])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *s.UtilPct != 70 || *s.TempC != 61 || *s.PowerW != 250 || *s.ClocksReasons != 4 || *s.ECCErrors != 2 || !s.RepairPending || *s.SMClockMHz != 1380 ||
+		*s.MemoryClockMHz != 877 || *s.MemoryUsed != 1300<<20 || *s.EnergyJ <= 0 || len(s.Processes) != 1 || s.Processes[0] != (Process{4711, 1000 << 20}) {
+		t.Errorf("%+v", s)
+	}
+	if text := strings.Join(ReasonsText(4), ", "); text != "power limit" {
+		t.Errorf("bit 4 is %q", text)
+	}
+	// More than one process: the list is asked for again with more room.
+	driver.Set(3, "proc:4712", 500)
+	driver.Set(3, "proc:4713", 500)
+	if s, err = n.Look(devices[3]); err != nil || len(s.Processes) != 3 {
+		t.Errorf("%+v %v", s.Processes, err)
+	}
+	m := n.Watch(devices[3:4], quick)
+	defer m.Close()
+	until(t, "a mean", func() bool { v, ok := m.Means()[nvmltest.UUID(3)]; return ok && v.Seconds > 0 })
+	driver.Set(3, "temp", 71)
+	until(t, "a mean of what is new", func() bool {
+		v, ok := m.Means()[nvmltest.UUID(3)]
+		return ok && *v.TempC == 71 && *v.UtilPct == 70 && *v.PowerW > 150 && *v.PowerW < 350 && *v.MemoryUsed == 2300<<20
+	})
+}
+
+// A driver without newer functions must not take the process down: calling one of them would.
+func TestOldDriver(t *testing.T) {
+	if alone(t, nvmltest.Library(t, "old")) {
+		return
+	}
+	n, _, devices := open(t)
+	defer n.Close()
+	s, err := n.Look(devices[0])
+	if err != nil || s.EnergyJ != nil || s.ClocksReasons != nil || s.TempC == nil || *s.TempC != 40 {
+		t.Errorf("%+v %v", s, err)
+	}
+}
+
+func TestMIG(t *testing.T) {
+	if alone(t, nvmltest.Library(t, "new")) {
+		return
+	}
+	driver := nvmltest.New(t)
+	driver.Set(0, "count", 2)
+	driver.Set(1, "mig", 2)
+	t.Setenv("ANX_FAKE_NVML", driver.Path)
+	n, err := Open(os.Getenv(driverVariable))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	devices, err := n.Devices()
+	if err != nil || len(devices) != 4 || devices[0].MIG || !devices[1].MIG || devices[3].Parent != devices[1].UUID || !strings.HasPrefix(devices[3].UUID, "MIG-") || devices[3].MemoryBytes != 8<<30 {
+		t.Fatalf("%+v %v", devices, err)
+	}
+	m := n.Watch(devices[2:], quick)
+	defer m.Close()
+	until(t, "samples", func() bool { return m.States()[devices[2].UUID].Latest != nil })
+	driver.XID(1, 43) // of the whole GPU, so of both parts
+	a, b := next(t, m), next(t, m)
+	if a.XID != 43 || b.XID != 43 || a.Device != devices[2].UUID || b.Device != devices[3].UUID {
+		t.Errorf("%v, %v", a, b)
+	}
+}
+
+func TestEvents(t *testing.T) {
+	if alone(t, nvmltest.Library(t, "new")) {
+		return
+	}
+	n, driver, devices := open(t)
+	defer n.Close()
+	m := n.Watch(devices, quick)
+	defer m.Close()
+	// The same XID twice is two events.
+	for range 2 {
+		driver.XID(5, 31)
+		if e := next(t, m); e.Kind != XID || e.XID != 31 || e.Device != nvmltest.UUID(5) {
+			t.Errorf("%+v", e)
+		}
+	}
+	until(t, "a sample", func() bool { return m.States()[nvmltest.UUID(6)].Latest != nil })
+	driver.Set(6, "ecc", 3)
+	if e := next(t, m); e.Kind != ECC || e.Device != nvmltest.UUID(6) || !strings.HasPrefix(e.Text, "3 uncorrected") {
+		t.Errorf("%+v", e)
+	}
+	// A device falls off the bus; afterwards the others are still listened to.
+	driver.XID(3, 79)
+	driver.Set(3, "lost", 1)
+	kinds := map[Kind]Event{}
+	for range 2 {
+		e := next(t, m)
+		kinds[e.Kind] = e
+	}
+	if kinds[XID].XID != 79 || kinds[XID].Device != nvmltest.UUID(3) || kinds[Lost].Device != nvmltest.UUID(3) || !m.States()[nvmltest.UUID(3)].Lost {
+		t.Errorf("%+v", kinds)
+	}
+	driver.XID(1, 13)
+	if e := next(t, m); e.XID != 13 || e.Device != nvmltest.UUID(1) {
+		t.Errorf("%+v", e)
+	}
+}
+
+// A call that never returns makes its device suspect and stops nothing else.
+func TestACallThatDoesNotReturn(t *testing.T) {
+	if alone(t, nvmltest.Library(t, "new")) {
+		return
+	}
+	n, driver, devices := open(t)
+	m := n.Watch(devices, quick)
+	driver.Set(4, "hang", 1)
+	if e := next(t, m); e.Kind != Suspect || e.Device != nvmltest.UUID(4) || !strings.Contains(e.Text, "nvmlDevice") {
+		t.Errorf("%+v", e)
+	}
+	if n.Stuck() != 1 || !m.States()[nvmltest.UUID(4)].Suspect {
+		t.Errorf("%d calls are stuck, %+v", n.Stuck(), m.States()[nvmltest.UUID(4)])
+	}
+	driver.Set(2, "temp", 66)
+	until(t, "the others are sampled", func() bool { s := m.States()[nvmltest.UUID(2)].Latest; return s != nil && *s.TempC == 66 })
+	driver.XID(2, 8)
+	if e := next(t, m); e.XID != 8 {
+		t.Errorf("%+v", e)
+	}
+	driver.Set(4, "hang", 0)
+	if e := next(t, m); e.Kind != Answers || e.Device != nvmltest.UUID(4) || n.Stuck() != 0 {
+		t.Errorf("%+v, %d stuck", e, n.Stuck())
+	}
+	// One that hangs for good is left behind.
+	driver.Set(4, "hang", 1)
+	if e := next(t, m); e.Kind != Suspect {
+		t.Errorf("%+v", e)
+	}
+	begin := time.Now()
+	m.Close()
+	n.Close()
+	if d := time.Since(begin); d > 20*time.Second || n.Stuck() != 1 {
+		t.Errorf("closed after %v with %d calls stuck", d, n.Stuck())
+	}
+}
