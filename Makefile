@@ -43,8 +43,8 @@ study: ## train, analyse and report studies/quick.yaml (STUDY=file OUT=folder fo
 .PHONY: test
 test: ## everything that can be tested without a GPU, with a count of skips and their reasons
 	@scripts/install.sh test
-	@$(MAKE) --no-print-directory build lint build/venv
-	ANX_READERS_PYTHON=$(CURDIR)/build/venv/bin/python go test -count=1 -json ./... | go run ./scripts/testsummary
+	@$(MAKE) --no-print-directory build harness-library lint build/venv
+	ANX_REQUIRE=cuda_host ANX_READERS_PYTHON=$(CURDIR)/build/venv/bin/python go test -count=1 -json ./... | go run ./scripts/testsummary
 
 .PHONY: sanitize fuzz
 FUZZ_SECONDS ?= 30
@@ -78,12 +78,17 @@ build/venv-bench/bin/python: bench/cpu-requirements.txt
 	$(@D)/pip install --quiet --disable-pip-version-check --retries 5 -r $<
 	@touch $@
 
-.PHONY: harness cuda gpu-check
-harness: ## the CUDA back end on the CPU harness: every kernel against the reference
-	@cmake -S . -B build/harness -DANX_CUDA_HOST=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo >build/harness.log 2>&1 || { cat build/harness.log >&2; exit 1; }
-	cmake --build build/harness --parallel $(jobs)
-	build/harness/kernels/anx_harness_test
-	ANX_LIBRARY_DIR=$(CURDIR)/build/harness/lib ANX_REQUIRE=cuda_host go test -count=1 -timeout 30m -json ./cuda/... | go run ./scripts/testsummary
+.PHONY: harness harness-library harness-long cuda gpu-check
+harness-library: native # libanx_cuda_host.so: the CUDA back end on the CPU harness
+	cmake --build build --parallel $(jobs) --target harness
+harness: harness-library ## the CUDA back end on the CPU harness: every kernel against the reference (a part of make test)
+	ANX_REQUIRE=cuda_host go test -count=1 -json ./cuda/... | go run ./scripts/testsummary
+harness-long: harness-library ## what make test leaves out: kernels broken on purpose, another GPU and schedule, sanitizers
+	kernels/selfcheck/mutations.sh
+	ANX_REQUIRE=cuda_host ANX_HOST_SM=70 ANX_HOST_SEED=2 go test -count=1 -json ./cuda/... | go run ./scripts/testsummary
+	@cmake -S . -B build/sanitize -DANX_SANITIZE=address,undefined >build/sanitize.log 2>&1 || { cat build/sanitize.log >&2; exit 1; }
+	cmake --build build/sanitize --parallel $(jobs) --target anx_reference anx_cpu harness
+	ANX_LIBRARY_DIR=$(CURDIR)/build/sanitize/lib ANX_REQUIRE=cuda_host ANX_EVERY=5 scripts/under-sanitizer.sh -run 'Conformance|Harness|Faults' ./cuda/... | go run ./scripts/testsummary
 CUDA ?= 13
 cuda: ## libanx_cuda.so for GPUs with CUDA=13 (sm_80, sm_90a; default) or CUDA=11 (sm_70, sm_80, sm_90); installs its compiler
 	cuda/build.sh $(CUDA)
@@ -101,6 +106,6 @@ fmt: ## gofmt every Go file
 .PHONY: install clean
 install: build ## copy program and libraries to PREFIX (/usr/local)
 	install -D -t $(DESTDIR)$(PREFIX)/bin bin/anynetx
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib build/lib/libanx_*
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib $$(ls build/lib/libanx_* | grep -v _host)
 clean: ## remove what was built; studies stay
 	rm -rf bin build

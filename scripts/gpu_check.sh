@@ -49,7 +49,7 @@ sanitizers() {
     done
   done
 }
-kernels() { ANX_BENCH=$PWD/$out/kernels.jsonl part kernels 420 "$kit/verify.test" -test.v -test.run TestKernels -test.timeout 7m; }
+kernels() { ANX_BENCH=$PWD/$out/kernels.jsonl part kernels 420 "$kit/verify.test" -test.run "^$" -test.bench Kernels -test.benchtime 1x -test.timeout 7m; }
 
 case ${1:-all} in
   quick) part conformance-f16 100 "$kit/verify.test" -test.v -test.run 'TestConformance/^f16$'; ANX_BENCH_QUICK=1 kernels ;;

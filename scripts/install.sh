@@ -24,6 +24,7 @@ study)
   [ -e "$fashion" ] || packages+=(dataset-fashion-mnist)
   ;;
 test)
+  command -v c++ >/dev/null || packages+=(g++) # for the harness of the CUDA kernels
   need python3 python3
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
   [ -e "$fashion" ] || packages+=(dataset-fashion-mnist)

@@ -69,10 +69,10 @@ func TestReferenceIn16Bits(t *testing.T) {
 func TestBackEndsAgreeWithReference(t *testing.T) {
 	cases := allCases()
 	want := runAll(t, reference(t), cases)
-	for _, backend := range []struct {
+	for _, backend := range []struct { // CUDA's has tests of its own: cuda/verify
 		name string
 		isas []string
-	}{{"cpu", []string{"avx512", "avx2", "portable"}}, {"cuda", []string{""}}} {
+	}{{"cpu", []string{"avx512", "avx2", "portable"}}} {
 		t.Run(backend.name, func(t *testing.T) {
 			library := load(t, backend.name)
 			type first struct {
@@ -82,11 +82,7 @@ func TestBackEndsAgreeWithReference(t *testing.T) {
 			models := map[string]first{}
 			for _, isa := range backend.isas {
 				t.Run("isa="+isa, func(t *testing.T) {
-					threads := []int{1, 2, 3}
-					if backend.name != "cpu" {
-						threads = threads[:1]
-					}
-					for _, count := range threads {
+					for _, count := range []int{1, 2, 3} {
 						ctx, err := library.NewContext(bindings.ContextOptions{Threads: count, ISA: isa})
 						var native *bindings.Error
 						if errors.As(err, &native) && native.Status == bindings.Unsupported {

@@ -1,11 +1,14 @@
 // Package verify runs the conformance cases of every op on the CUDA back end against the reference: on the harness (libanx_cuda_host.so,
-// `make harness`) by default, on a GPU with ANX_CUDA_BACKEND=cuda.
+// a part of `make test`; alone `make harness`) by default, on a GPU with ANX_CUDA_BACKEND=cuda.
 package verify
 
 import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -38,15 +41,47 @@ func open(t testing.TB, name string) *bindings.Context {
 	return ctx
 }
 
+// cases are those whose name contains ANX_CASES; of these, with ANX_EVERY=5, the first of every 5 of each family.
+func cases(t *testing.T) []conformance.Case {
+	every := 1
+	if text := os.Getenv("ANX_EVERY"); text != "" {
+		var err error
+		if every, err = strconv.Atoi(text); err != nil || every < 1 {
+			t.Fatalf("ANX_EVERY is %q, must be a whole number from 1 on", text)
+		}
+	}
+	var some []conformance.Case
+	seen := map[string]int{}
+	for _, c := range conformance.Cases() {
+		if !strings.Contains(c.Name, os.Getenv("ANX_CASES")) {
+			continue
+		}
+		if seen[c.Family]%every == 0 {
+			some = append(some, c)
+		}
+		seen[c.Family]++
+	}
+	return some
+}
+
+// TestHarness: does the harness do what CUDA does, and find what it says it finds? The program is kernels/selfcheck/harness_test.cu.
+func TestHarness(t *testing.T) {
+	if backend() != "cuda_host" {
+		t.Skip("only the harness has a test of its own")
+	}
+	program := filepath.Join(filepath.Dir(open(t, backend()).Library().Path), "..", "kernels", "anx_harness_test")
+	if out, err := exec.Command(program).CombinedOutput(); err != nil {
+		t.Errorf("%s: %v\n%s", program, err, out)
+	}
+}
+
 func TestConformance(t *testing.T) {
-	reference, cuda := open(t, "reference"), open(t, backend())
 	for _, dtype := range []bindings.DType{bindings.F32, bindings.F16, bindings.BF16} {
 		t.Run(dtype.String(), func(t *testing.T) {
+			t.Parallel()
+			reference, cuda := open(t, "reference"), open(t, backend())
 			ran := map[string]int{}
-			for _, c := range conformance.Cases() {
-				if only := os.Getenv("ANX_CASES"); only != "" && !strings.Contains(c.Name, only) {
-					continue
-				}
+			for _, c := range cases(t) {
 				if dtype != bindings.F32 && len(c.Ops) > 1 {
 					continue // rounding between ops flips masks near their kinks, so there is nothing to compare element by element
 				}

@@ -27,12 +27,12 @@ type row struct {
 	TFlops      float64 `json:"tflops"`
 }
 
-// TestKernels measures convolutions at the shapes of the default space, for every group width: only where ANX_BENCH names a file for the
-// rows. ANX_BENCH_QUICK=1: fewer widths.
-func TestKernels(t *testing.T) {
+// BenchmarkKernels measures convolutions at the shapes of the default space, for every group width, and writes rows to the file that
+// ANX_BENCH names. ANX_BENCH_QUICK=1: fewer widths. It times by itself: run it with -test.benchtime 1x.
+func BenchmarkKernels(t *testing.B) {
 	path := os.Getenv("ANX_BENCH")
 	if path == "" {
-		t.Skip("ANX_BENCH names no file")
+		t.Fatal("ANX_BENCH must name a file for the rows")
 	}
 	ctx := open(t, backend())
 	ceilings, err := ctx.Ceilings(2)
@@ -167,7 +167,7 @@ func timeConv(ctx *bindings.Context, kind bindings.OpKind, n, side, c, k, r, str
 	return float64(ns[0]) / runs * 1e-3, bytes, nil
 }
 
-// TestTimedRecords: what TestKernels measures is legal and runs, on small maps; so that no time on a GPU is lost to it.
+// TestTimedRecords: what BenchmarkKernels measures is legal and runs, on small maps; so that no time on a GPU is lost to it.
 func TestTimedRecords(t *testing.T) {
 	ctx := open(t, backend())
 	for _, kind := range []bindings.OpKind{bindings.ConvFwd, bindings.ConvBwd} {

@@ -44,7 +44,11 @@ func networks(t *testing.T) []*anynetx.Network {
 	}
 	var all []*anynetx.Network
 	for _, stem := range []anynetx.Stem{anynetx.ResStemIN, anynetx.SimpleStemIN, anynetx.ResStemCifar} {
-		n, err := anynetx.Build(a, anynetx.Setting{Stem: stem, StemWidth: 6, Strides: [4]int{1, 2, 1, 2}, Resolution: 16, Classes: 4})
+		resolution := 16
+		if stem == anynetx.ResStemCifar { // which keeps it
+			resolution = 8
+		}
+		n, err := anynetx.Build(a, anynetx.Setting{Stem: stem, StemWidth: 6, Strides: [4]int{1, 2, 1, 2}, Resolution: resolution, Classes: 4})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,7 +60,7 @@ func networks(t *testing.T) []*anynetx.Network {
 // train is two epochs of 4 steps; the results and the state's bytes.
 func train(t *testing.T, ctx *bindings.Context, n *anynetx.Network) ([]engine.EpochResult, []byte) {
 	t.Helper()
-	data, err := engine.LoadData(ctx, patterns(16, 4, 64, 24))
+	data, err := engine.LoadData(ctx, patterns(n.Setting.Resolution, 4, 64, 24))
 	if err != nil {
 		t.Fatal(err)
 	}
