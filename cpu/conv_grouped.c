@@ -106,6 +106,7 @@ void FN(anx_spatial_forward)(const anx_call *call, const anx_share *share, float
       .w = anx_filter(call) + (size_t)k_first * (size_t)p->taps * (size_t)p->ci, .w_k = (size_t)p->taps * (size_t)p->ci, .w_c = 1,
       .x_tap = x_tap, .w_tap = w_tap, .channels = p->ci,
       .y = (stored *)call->out[FWD_Y] + (size_t)k_first * p->y_c + (size_t)v.block * map, .y_k = p->y_c, .y_p = by_block ? map : 16,
+      .stream = anx_streams(op->n, op->p, op->q, op->k),
       .bias = call->in[FWD_BIAS] ? (const float *)call->in[FWD_BIAS] + k_first : NULL, .sums = sums};
   for (int h = v.p0; h < v.p1; h++) {
     for (int q = 0; q < (by_block ? op->q : 1); q++) {
@@ -145,6 +146,7 @@ static void input_gradient(const anx_call *call, const anx_share *share, const v
       .w_k = 1, .w_c = (size_t)p->taps * (size_t)p->gi,
       .x_tap = x_tap, .w_tap = w_tap, .channels = p->co,
       .y = (stored *)call->out[BWD_DX] + base, .y_k = p->x_c, .y_p = by_block ? map : (size_t)st * 16,
+      .stream = anx_streams(op->n, op->h, op->w, op->c),
       .add = call->in[BWD_ADD] ? (const stored *)call->in[BWD_ADD] + base : NULL,
       .raw = masked ? (const stored *)call->in[BWD_X] + base : NULL,
       .s = masked ? (const float *)call->in[BWD_S] + c_first : NULL,

@@ -133,6 +133,7 @@ void FN(anx_pointwise_forward)(const anx_call *call, const anx_share *share, flo
       .w = anx_filter(call) + (size_t)k_first * (size_t)p->ci, .w_k = (size_t)p->ci, .w_c = 1,
       .x_tap = no_offset, .w_tap = no_offset, .channels = p->ci, .taps = 1,
       .y = (stored *)call->out[FWD_Y] + (size_t)k_first * p->y_c + (size_t)first * 16, .y_k = p->y_c, .y_p = 16,
+      .stream = anx_streams(call->op->n, call->op->p, call->op->q, call->op->k),
       .bias = call->in[FWD_BIAS] ? (const float *)call->in[FWD_BIAS] + k_first : NULL, .sums = sums};
   product(&tile, share->k0, share->k1, count);
   if (sums)
@@ -146,6 +147,7 @@ static void spread(const anx_call *call, const anx_share *share, const float *de
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
   const float *mean = call->in[call->in[BWD_MEAN] ? BWD_MEAN : BWD_T];
+  const int stream = anx_streams(op->n, op->h, op->w, op->c);
   for (int c = share->c0; c < share->c1; c++) {
     const int channel = share->group * p->gi + c;
     const size_t base = (size_t)channel * p->x_c;
@@ -169,7 +171,7 @@ static void spread(const anx_call *call, const anx_share *share, const float *de
             vstore(sums + 32 * c + l, vload(sums + 32 * c + l) + v);
             vstore(sums + 32 * c + 16 + l, vfma(v, raw - m, vload(sums + 32 * c + 16 + l)));
           }
-          astore((stored *)call->out[BWD_DX] + o, v);
+          awrite((stored *)call->out[BWD_DX] + o, v, stream);
         }
       }
     }
@@ -192,6 +194,7 @@ static void input_gradient(const anx_call *call, const anx_share *share, const f
     anx_tile_floats(&t, sparse);
   } else {
     t.y = (stored *)call->out[BWD_DX] + at;
+    t.stream = anx_streams(call->op->n, call->op->h, call->op->w, call->op->c);
     t.add = call->in[BWD_ADD] ? (const stored *)call->in[BWD_ADD] + at : NULL;
     if (masked) {
       t.raw = (const stored *)call->in[BWD_X] + at;

@@ -114,6 +114,13 @@ static inline void anx_put(void *values, size_t at, int dtype, float v) {
   ((uint16_t *)values)[at] = (uint16_t)((v != v ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+#define ANX_STREAM_BYTES ((size_t)4 << 20)
+
+/* Whether an activation of n images is written past the caches: it is larger than what they keep until its reader comes, and an ordinary
+ * store would first fetch the line that it overwrites. Every task ends with a fence (threads.c). */
+static inline int anx_streams(int n, int h, int w, int c) {
+  return anx_channel_values(n, h, w) * (size_t)c * sizeof(float) >= ANX_STREAM_BYTES;
+}
 static inline size_t anx_round64(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 void anx_conv_plan_make(anx_conv_plan *, const anx_op *);

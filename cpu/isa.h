@@ -33,6 +33,7 @@
 typedef __m512 vf;
 AI vf vload(const float *p) { return _mm512_load_ps(p); }
 AI void vstore(float *p, vf a) { _mm512_store_ps(p, a); }
+AI void vstream(float *p, vf a) { _mm512_stream_ps(p, a); } /* past the caches */
 AI vf vset(float a) { return _mm512_set1_ps(a); }
 AI vf vfma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 AI vf vmax(vf a, vf b) { return _mm512_max_ps(a, b); } /* b if either is NaN */
@@ -48,6 +49,7 @@ AI vf vselect_nan(vf a, vf yes, vf no) { return _mm512_mask_mov_ps(no, _mm512_cm
 typedef __m256 vf;
 AI vf vload(const float *p) { return _mm256_load_ps(p); }
 AI void vstore(float *p, vf a) { _mm256_store_ps(p, a); }
+AI void vstream(float *p, vf a) { _mm256_stream_ps(p, a); }
 AI vf vset(float a) { return _mm256_set1_ps(a); }
 AI vf vfma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 AI vf vmax(vf a, vf b) { return _mm256_max_ps(a, b); }
@@ -62,6 +64,7 @@ typedef float vf __attribute__((vector_size(16)));
 typedef int32_t vmask __attribute__((vector_size(16)));
 AI vf vload(const float *p) { return *(const vf *)p; }
 AI void vstore(float *p, vf a) { *(vf *)p = a; }
+AI void vstream(float *p, vf a) { vstore(p, a); }
 AI vf vset(float a) { return (vf){a, a, a, a}; }
 #if defined(__aarch64__)
 #include <arm_neon.h>
@@ -98,6 +101,10 @@ AI vf vzero(void) { return vset(0.0f); }
 typedef uint16_t stored; /* the upper half of an fp32 */
 AI vf aload(const stored *p) { return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_load_si256((const __m256i *)(const void *)p)), 16); }
 AI void astore(stored *p, vf a) { _mm256_store_si256((__m256i *)(void *)p, (__m256i)_mm512_cvtneps_pbh(a)); }
+AI void awrite(stored *p, vf a, int stream) {
+  (void)stream; /* half a line: two of them need not come together in time */
+  astore(p, a);
+}
 AI vf vload_slots(const float *p) { return _mm512_loadu_ps(p); } /* a tile's pixel is half a vector there */
 AI vf vmac(vf a, vf b, vf sum) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 /* 16 slots of one value of low and one of high each; and the 32 values of low, then high */
@@ -111,6 +118,10 @@ AI vf vjoin(vf low, vf high) { return (vf)_mm512_cvtne2ps_pbh(high, low); }
 typedef float stored;
 AI vf aload(const stored *p) { return vload(p); }
 AI void astore(stored *p, vf a) { vstore(p, a); }
+AI void awrite(stored *p, vf a, int stream) { /* past the caches if stream */
+  if (stream) vstream(p, a);
+  else vstore(p, a);
+}
 AI vf vload_slots(const float *p) { return vload(p); }
 AI vf vmac(vf a, vf b, vf sum) { return vfma(a, b, sum); }
 #endif

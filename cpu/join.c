@@ -1,5 +1,5 @@
 /* join.c - residual joins: Y = ReLU(s C + t + Z) and its backward, one pass over channels; a task is a channel.
- * Cost: memory bandwidth (forward 3 streams, backward 4 or 5). */
+ * Cost: memory bandwidth (forward 3 streams, backward 4 or 5; the last is written past the caches where it is large). */
 #include "conv_kernels.h"
 
 static void forward_channel(void *argument, int c, int thread) {
@@ -9,14 +9,15 @@ static void forward_channel(void *argument, int c, int thread) {
   const size_t at = (size_t)c * anx_channel_values(op->n, op->h, op->w), n = (size_t)(op->n / 16) * (size_t)op->h * (size_t)op->w * 16;
   const stored *x = (const stored *)call->in[0] + at, *z = call->in[3] ? (const stored *)call->in[3] + at : NULL;
   stored *y = (stored *)call->out[0] + at;
+  const int stream = anx_streams(op->n, op->h, op->w, op->c);
   const vf s = vset(((const float *)call->in[1])[c]), t = vset(((const float *)call->in[2])[c]);
   if (z && call->in[4]) {
     const vf sp = vset(((const float *)call->in[4])[c]), tp = vset(((const float *)call->in[5])[c]);
-    for (size_t i = 0; i < n; i += VL) astore(y + i, vrelu(vaffine(s, aload(x + i), t) + vaffine(sp, aload(z + i), tp)));
+    for (size_t i = 0; i < n; i += VL) awrite(y + i, vrelu(vaffine(s, aload(x + i), t) + vaffine(sp, aload(z + i), tp)), stream);
   } else if (z) {
-    for (size_t i = 0; i < n; i += VL) astore(y + i, vrelu(vaffine(s, aload(x + i), t) + aload(z + i)));
+    for (size_t i = 0; i < n; i += VL) awrite(y + i, vrelu(vaffine(s, aload(x + i), t) + aload(z + i)), stream);
   } else {
-    for (size_t i = 0; i < n; i += VL) astore(y + i, vrelu(vaffine(s, aload(x + i), t)));
+    for (size_t i = 0; i < n; i += VL) awrite(y + i, vrelu(vaffine(s, aload(x + i), t)), stream);
   }
 }
 
@@ -37,6 +38,7 @@ static void backward_channel(void *argument, int c, int thread) {
   const vf mean = vset(((const float *)call->in[3])[c]), mean_p = vset(p ? ((const float *)call->in[5])[c] : 0.0f);
   const vf share = vset(1.0f / (float)map);
   stored *g = (stored *)call->out[0] + at;
+  const int stream = anx_streams(op->n, op->h, op->w, op->c);
   double total[3] = {0, 0, 0};
   for (size_t first = 0; first < pixels; first += SPAN) {
     const size_t last = first + SPAN < pixels ? first + SPAN : pixels;
@@ -48,7 +50,7 @@ static void backward_channel(void *argument, int c, int thread) {
         vf v = aload(dx + (broadcast ? i / (size_t)map * 16 + (size_t)l : o));
         if (broadcast) v = v * share;
         v = vkeep_gt(v, aload(y + o), vzero());
-        astore(g + o, v);
+        awrite(g + o, v, stream);
         s1 = s1 + v;
         s2 = vfma(v, aload(x + o) - mean, s2);
         if (p) s3 = vfma(v, aload(p + o) - mean_p, s3);

@@ -38,12 +38,20 @@ static inline void relax(void) {
 #endif
 }
 
+/* Stores past the caches are not ordered by the atomics below. */
+static inline void fence(void) {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_sfence();
+#endif
+}
+
 static void drain(anx_pool *p, int thread) {
   for (;;) {
     const int i = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed);
-    if (i >= p->count) return;
+    if (i >= p->count) break;
     p->task(p->arg, i, thread);
   }
+  fence();
 }
 
 static void *work(void *argument) {
@@ -82,6 +90,7 @@ static void announce(anx_pool *p) {
 void anx_pool_run(anx_pool *p, anx_task task, void *arg, int count) {
   if (p->threads == 1 || count <= 1) {
     for (int i = 0; i < count; i++) task(arg, i, 0);
+    fence();
     return;
   }
   p->task = task;

@@ -24,6 +24,7 @@ typedef struct anx_forward_tile {
   stored *y;
   float *wide; /* bf16: results in fp32 in place of y, or null; see anx_tile_floats */
   size_t y_k, y_p;
+  int stream; /* y is written past the caches, see anx_streams */
   const float *bias;  /* [KB] or null */
   const stored *add;  /* same strides as y, or null */
   const stored *raw;  /* raw input whose activation masks, same strides as y, or null */
@@ -147,7 +148,7 @@ AI void anx_forward_body(const anx_forward_tile *t, const float *x0, size_t at, 
     UNROLL for (int p = 0; p < PB; p++) {
       UNROLL for (int l = 0; l < LANES; l++) {
         if (PAIR == 2 && t->wide) vstore(t->wide + o + (size_t)p * t->y_p + l * VL, a[(k * PB + p) * LANES + l]);
-        else astore(t->y + o + (size_t)p * t->y_p + l * VL, a[(k * PB + p) * LANES + l]);
+        else awrite(t->y + o + (size_t)p * t->y_p + l * VL, a[(k * PB + p) * LANES + l], t->stream);
       }
     }
   }

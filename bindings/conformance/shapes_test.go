@@ -1,0 +1,128 @@
+package conformance
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"anynetx/bindings"
+)
+
+// cpuContexts are contexts of the cpu back end on every instruction set of this machine, with the numbers of threads given.
+func cpuContexts(tb testing.TB, threads ...int) []*bindings.Context {
+	tb.Helper()
+	library, err := bindings.Load("cpu")
+	if err != nil {
+		tb.Skip(err)
+	}
+	var list []*bindings.Context
+	for _, isa := range []string{"avx512", "avx2", "portable"} {
+		for _, count := range threads {
+			ctx, err := library.NewContext(bindings.ContextOptions{Threads: count, ISA: isa})
+			var native *bindings.Error
+			if errors.As(err, &native) && native.Status == bindings.Unsupported {
+				break
+			}
+			if err != nil {
+				tb.Fatal(err)
+			}
+			tb.Cleanup(ctx.Close)
+			list = append(list, ctx)
+		}
+	}
+	return list
+}
+
+// agree runs a case on the reference and on every context: equal within tolerance, and equal bits where contexts are of one device model.
+func agree(tb testing.TB, reference *bindings.Context, contexts []*bindings.Context, c *Case) {
+	tb.Helper()
+	want, err := RunCase(reference, c)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	first := map[string][]Output{}
+	for i, ctx := range contexts {
+		what := fmt.Sprintf("context %d, %s", i, ctx.Info().ISA)
+		got, err := RunCase(ctx, c)
+		if err != nil {
+			tb.Fatalf("%s: %v", what, err)
+		}
+		if err := Compare(c, want, got); err != nil {
+			tb.Errorf("%s: %v", what, err)
+		}
+		model := ctx.Info().Model
+		if first[model] == nil {
+			first[model] = got
+		} else if err := SameBits(c, first[model], got); err != nil {
+			tb.Errorf("%s against the first of its model: %v", what, err)
+		}
+	}
+}
+
+// Activations of 4 MB and more, which the cpu back end writes past the caches.
+func TestCPULargeActivations(t *testing.T) {
+	contexts, ref := cpuContexts(t, 1, 3), reference(t)
+	within, back := convOptions{affine: true, sums: true}, convOptions{affine: true, sums: true, bn: true}
+	for _, c := range []Case{
+		convFwd(convShape{16, 64, 65, 8, 17, 1, 1, 8}, within), convBwd(convShape{16, 64, 65, 17, 8, 1, 1, 17}, back), convBwd(convShape{16, 65, 64, 17, 8, 1, 2, 17}, back),
+		convFwd(grouped(16, 64, 65, 4, 4, 1), within), convBwd(grouped(16, 65, 64, 4, 4, 2), back), convFwd(convShape{512, 8, 8, 40, 40, 3, 1, 4}, within),
+		joinFwd(16, 64, 65, 17, joinIdentity, false), joinBwd(16, 64, 65, 17, false, true),
+	} {
+		t.Run(c.Name, func(t *testing.T) { agree(t, ref, contexts, &c) })
+	}
+}
+
+// FuzzCPU draws an op and its shape: the cpu back end against the reference, on every instruction set, with one thread and with three.
+func FuzzCPU(f *testing.F) {
+	contexts := cpuContexts(f, 1, 3)
+	library, err := bindings.Load("reference")
+	if err != nil {
+		f.Fatal(err)
+	}
+	ref, err := library.NewContext(bindings.ContextOptions{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(ref.Close)
+	for op := range uint8(6) {
+		for i, s := range [][8]uint8{{1, 5, 4, 3, 3, 3, 1, 0}, {2, 7, 1, 1, 40, 33, 0, 1}, {1, 1, 1, 2, 17, 5, 1, 0}, {0, 9, 11, 1, 3, 6, 3, 1}} {
+			f.Add(op, s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], uint8(9*i+3))
+		}
+	}
+	f.Fuzz(func(t *testing.T, op, blocks, height, width, groups, in, out, filter, stride, options uint8) {
+		c := draw(op, blocks, height, width, groups, in, out, filter, stride, options)
+		if c != nil {
+			agree(t, ref, contexts, c)
+		}
+	})
+}
+
+// draw makes a legal case of any ten bytes, nil where it would take long.
+func draw(op, blocks, height, width, groups, in, out, filter, stride, options uint8) *Case {
+	s := convShape{n: 16 * (1 + int(blocks%4)), h: 1 + int(height%20), w: 1 + int(width%20), r: 1 + 2*int(filter%4), stride: 1 + int(stride%3), g: 1 + int(in%72)}
+	s.c = s.g * (1 + int(groups%6))
+	s.k = (1 + int(out%72)) * (s.c / s.g)
+	bit := func(i int) bool { return options>>i&1 != 0 }
+	o := convOptions{affine: bit(0), sums: bit(1), bias: bit(2), bn: bit(3), add: bit(4), noDX: bit(5)}
+	if s.n*s.p()*s.q()*s.k*s.r*s.r*s.g > 4e6 || s.n*s.h*s.w*max(s.c, s.k) > 1e6 {
+		return nil
+	}
+	var c Case
+	switch op % 6 {
+	case 0:
+		c = convFwd(s, convOptions{affine: o.affine, sums: o.sums, bias: o.bias})
+	case 1:
+		o.add = o.add && !o.noDX
+		o.sums = o.sums && o.affine && !o.noDX
+		c = convBwd(s, o)
+	case 2:
+		c = joinFwd(s.n, s.h, s.w, s.c, joinKind(options%3), options%5 == 0)
+	case 3:
+		c = joinBwd(s.n, s.h, s.w, s.c, bit(0), bit(1))
+	case 4:
+		c = poolFwd(s.n, s.h, s.w, s.c, ties(options%3))
+	default:
+		c = poolBwd(s.n, s.h, s.w, s.c, ties(options%3))
+	}
+	return &c
+}
