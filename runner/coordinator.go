@@ -222,6 +222,9 @@ func (c *coordinator) loop(ctx context.Context) error {
 		select {
 		case <-done:
 			done = nil
+			if asked := (stopSignal{}); errors.As(context.Cause(ctx), &asked) {
+				c.events.append(happened(c.me, "signal", "%v", asked))
+			}
 			c.stop(nil)
 		case r := <-c.inbox:
 			c.receive(r)

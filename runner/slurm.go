@@ -79,9 +79,14 @@ func inRanges(n int, list string) bool {
 
 // slurm runs a command of Slurm's. One that hangs, for want of a controller, is given up.
 func slurm(ctx context.Context, stdin []byte, command ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	patience := time.Minute // a submission that is given up may have been accepted
+	if command[0] == "squeue" {
+		patience = 10 * time.Second
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	c := exec.CommandContext(ctx, command[0], command[1:]...)
+	c.WaitDelay = time.Second
 	var stdout, stderr bytes.Buffer
 	c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(stdin), &stdout, &stderr
 	err := c.Run()
@@ -90,7 +95,7 @@ func slurm(ctx context.Context, stdin []byte, command ...string) (string, error)
 	case errors.Is(err, exec.ErrNotFound):
 		return "", anynetx.Inputf("%s is not to be found: do this on a machine of the Slurm cluster, and have Slurm's commands in PATH", command[0])
 	case ctx.Err() != nil:
-		return "", fmt.Errorf("`%s` gave no answer in 30 s: is Slurm's controller up? (`scontrol ping`)", text)
+		return "", fmt.Errorf("`%s` gave no answer in %v: is Slurm's controller up? (`scontrol ping`)", text, patience)
 	case err != nil:
 		return "", fmt.Errorf("`%s`: %w%s", text, err, with(strings.Join(strings.Fields(stderr.String()), " ")))
 	}

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -110,4 +112,30 @@ func (s *Store) squeue(ctx context.Context, arrays []SlurmArray) ([]SlurmTasks, 
 		tasks[i].Tasks++
 	}
 	return tasks, nil
+}
+
+func (q *SlurmStatus) writeText(w io.Writer, now time.Time) {
+	for _, a := range q.Arrays {
+		var parts []string
+		for _, t := range q.Tasks {
+			if t.Job != a.Job {
+				continue
+			}
+			text := fmt.Sprintf("%d %s", t.Tasks, t.State)
+			if t.Reason != "" {
+				text += " (" + t.Reason + ")"
+			}
+			parts = append(parts, text)
+		}
+		if len(parts) == 0 && q.Problem != "" {
+			continue
+		}
+		if len(parts) == 0 {
+			parts = []string{"Slurm knows of no task any more"}
+		}
+		fmt.Fprintf(w, "slurm: job %s of %d tasks: %s\n", a.Job, a.Tasks, strings.Join(parts, ", "))
+	}
+	if q.Problem != "" {
+		fmt.Fprintf(w, "slurm: %s; asked %s\n", q.Problem, ago(now.Sub(q.Asked)))
+	}
 }

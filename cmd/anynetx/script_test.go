@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"image"
 	"image/color"
@@ -134,13 +135,19 @@ func writePNGs(ts *testscript.TestScript, negated bool, args []string) {
 	ts.Check(err)
 	ts.Check(os.MkdirAll(folder, 0o777))
 	for i := range count {
-		picture := image.NewRGBA(image.Rect(0, 0, 9, 7))
-		for at := range 63 {
-			picture.Set(at%9, at/9, color.RGBA{uint8(at * 4), uint8(len(folder) * 31 % 256), uint8(i * 40 % 256), 255})
-		}
-		f, err := os.Create(filepath.Join(folder, fmt.Sprintf("%d.png", i)))
-		ts.Check(err)
-		ts.Check(png.Encode(f, picture))
-		ts.Check(f.Close())
+		ts.Check(writePNG(filepath.Join(folder, fmt.Sprintf("%d.png", i)), 9, len(folder), i))
 	}
+}
+
+// writePNG writes picture i of a class.
+func writePNG(path string, size, class, i int) error {
+	picture := image.NewRGBA(image.Rect(0, 0, size, size-2))
+	for at := range size * (size - 2) {
+		picture.Set(at%size, at/size, color.RGBA{uint8(at * 4), uint8(class * 31 % 256), uint8(i * 40 % 256), 255})
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(png.Encode(f, picture), f.Close())
 }
