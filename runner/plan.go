@@ -392,7 +392,9 @@ func (t *Task) inputs() *taskInputs {
 func inputText(list []input) string {
 	var text strings.Builder
 	for _, in := range list {
-		fmt.Fprintf(&text, "%s=%d:%s\n", in.name, len(in.value), in.value)
+		for _, part := range [...]string{in.name, "=", strconv.Itoa(len(in.value)), ":", in.value, "\n"} {
+			text.WriteString(part)
+		}
 	}
 	return text.String()
 }
@@ -457,7 +459,7 @@ func flatten(name string, v reflect.Value, keepZero bool) []input {
 // longestFirst orders runs for execution.
 func longestFirst(runs []*PlannedRun, costs CostModel) []*PlannedRun {
 	sorted := slices.Clone(runs)
-	slices.SortStableFunc(sorted, func(a, b *PlannedRun) int {
+	slices.SortFunc(sorted, func(a, b *PlannedRun) int {
 		return cmp.Or(cmp.Compare(costs.Seconds(b), costs.Seconds(a)), cmp.Compare(a.ID, b.ID))
 	})
 	return sorted

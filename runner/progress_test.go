@@ -5,8 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -146,67 +144,5 @@ func TestMissingData(t *testing.T) {
 	}
 	if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "letter.txt") {
 		t.Errorf("a folder with other things in it: %v", err)
-	}
-}
-
-// 7,500 runs: status and a resume must not open thousands of files.
-func TestLargeStudy(t *testing.T) {
-	var text strings.Builder
-	text.WriteString("name: large\nseed: 1\npopulation:\n  architectures:\n")
-	for i := range 500 {
-		fmt.Fprintf(&text, "    - {depths: [1, 1, %d, %d], widths: [8, 8, 8, 8], bottlenecks: [1, 1, 1, 1], group_widths: [4, 4, 4, 4]}\n", i%25+1, i/25+1)
-	}
-	text.WriteString("recipes: {tiny: {batch: 16}}\ndefaults: {recipe: tiny, epochs: 1, resolution: 32, stem: simple_stem_in}\ntasks:\n")
-	for i := range 15 {
-		fmt.Fprintf(&text, "  - {name: task%d, dataset: set%d}\n", i, i)
-	}
-	dir := t.TempDir()
-	store, err := openFake(t, text.String(), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	index, err := os.Create(store.indexPath())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer index.Close()
-	runs := mustRuns(t, store)
-	for i, r := range runs[:7400] {
-		path, err := results.Path(dir, "runs", r.Task.Dataset, r.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if i < 15 || i%500 == 0 {
-			if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := os.WriteFile(path, nil, 0o666); err != nil { // nobody may open it
-			if err = errors.Join(os.MkdirAll(filepath.Dir(path), 0o777), os.WriteFile(path, nil, 0o666)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		entry, err := json.Marshal(indexEntry{RunID: r.ID, Task: r.Task.Name, ArchID: r.Member.ID, Status: statusDone, TestTop1: ptr(float64(i))})
-		if err != nil {
-			t.Fatal(err)
-		}
-		fmt.Fprintf(index, "\n%08x %s\n", crc32.Checksum(entry, castagnoli), entry)
-	}
-	begin := time.Now()
-	s, err := Status(dir)
-	took := time.Since(begin)
-	if err != nil || s.Runs != 7500 || s.Done != 7400 {
-		t.Fatalf("%+v %v", s, err)
-	}
-	begin = time.Now()
-	q := queue{store: newStore(dir, store.Plan), me: identity()}
-	o, err := q.next(nil)
-	leased := time.Since(begin)
-	if err != nil || o.lease == nil {
-		t.Fatalf("%+v %v", o, err)
-	}
-	t.Logf("status %v, first lease %v", took, leased)
-	if took > 2*time.Second || leased > 2*time.Second { // ten times what a quiet machine needs
-		t.Errorf("status of 7,500 runs took %v, the first lease %v", took, leased)
 	}
 }
