@@ -46,6 +46,10 @@ test: ## everything that can be tested without a GPU, with a count of skips and 
 	@$(MAKE) --no-print-directory build harness-library lint build/venv
 	ANX_REQUIRE=cuda_host ANX_READERS_PYTHON=$(CURDIR)/build/venv/bin/python go test -count=1 -json ./... | go run ./scripts/testsummary
 
+.PHONY: test-faults
+test-faults: build ## faults that take minutes: a real Slurm whose time limits, urgent jobs and dying daemons disturb a study
+	ANX_FAULTS=1 go test -count=1 -timeout 20m -run Faults -json ./runner ./cmd/anynetx | go run ./scripts/testsummary
+
 .PHONY: sanitize fuzz
 FUZZ_SECONDS ?= 30
 sanitize: ## the tests of native code with AddressSanitizer and UndefinedBehaviorSanitizer

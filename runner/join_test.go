@@ -3,7 +3,6 @@ package runner
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -197,15 +196,5 @@ func TestLinkWithLostReply(t *testing.T) {
 	}
 	if err := link(theirs, name); !errors.Is(err, os.ErrExist) {
 		t.Errorf("another's link: %v", err)
-	}
-}
-
-// needPrograms skips loudly where a program is missing.
-func needPrograms(t *testing.T, names ...string) {
-	t.Helper()
-	for _, name := range names {
-		if _, err := exec.LookPath(name); err != nil {
-			t.Skipf("SKIPPED: %s is not installed (scripts/install.sh test)", name)
-		}
 	}
 }

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Installs what `make study`, `make test` and .ci/run need beside Go, a C compiler and CMake, and says what.
 # Debian and Ubuntu only; where everything is there already it changes nothing and asks for no rights.
-#   scripts/install.sh build|study|test
+#   scripts/install.sh build|study|test|slurm
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf 'install: %s\n' "$*" >&2; }
 
-goal=${1:?"say for what: build, study or test"}
+goal=${1:?"say for what: build, study, test or slurm"}
 packages=()
 fashion=/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz # of the package dataset-fashion-mnist
 need() { # need COMMAND PACKAGE: the package, unless the command is there
@@ -29,8 +29,13 @@ test)
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
   [ -e "$fashion" ] || packages+=(dataset-fashion-mnist)
   ;;
+slurm) # a real Slurm for tests; they start it themselves, and are skipped without
+  need slurmctld slurm-wlm
+  need munged munge
+  need setpriv util-linux
+  ;;
 *)
-  say "no such goal: $goal (build, study or test)"
+  say "no such goal: $goal (build, study, test or slurm)"
   exit 2
   ;;
 esac

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A private Slurm on this machine: a controller and NODES nodes (n1, n2 ...) of two processors each, all processes of this script.
 #   scripts/slurmbox.sh DIR NODES COMMAND...    runs COMMAND against it, then stops it; SLURM_CONF is DIR/slurm.conf
-# Needs root, slurm-wlm and munge (scripts/install.sh test). Partitions: work (default), and urgent, which takes work's nodes away.
+# Needs root, slurm-wlm and munge (scripts/install.sh slurm). Partitions: work (default), and urgent, which takes work's nodes away.
 # DIR/run holds the daemons' process IDs, DIR/log what they say; EXIT_REQUEUES=no leaves RequeueExit out.
 set -euo pipefail
 dir=$(readlink -m "$1") nodes=$2

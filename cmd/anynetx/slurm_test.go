@@ -44,7 +44,7 @@ func newSlurmBox(t *testing.T, nodes, epochs int, environment ...string) *slurmB
 	}
 	for _, name := range []string{"slurmctld", "slurmd", "sbatch", "munged", "setpriv"} {
 		if _, err := exec.LookPath(name); err != nil {
-			missing("%s is not installed (scripts/install.sh test)", name)
+			missing("%s is not installed (scripts/install.sh slurm)", name)
 		}
 	}
 	root, err := filepath.Abs(filepath.Join("..", ".."))
