@@ -31,6 +31,7 @@ func TestSlurmFaults(t *testing.T) {
 		name string
 		test func(*slurmBox, map[string]string)
 	}{
+		{"cancelled", (*slurmBox).cancelled},
 		{"time limit and pre-emption", (*slurmBox).timeLimitAndPreemption},
 		{"slurmd killed", (*slurmBox).slurmdKilled},
 		{"slurmctld killed", (*slurmBox).slurmctldKilled},
@@ -44,6 +45,24 @@ func TestSlurmFaults(t *testing.T) {
 		if !passed {
 			break // its tasks may still be there
 		}
+	}
+}
+
+// A task that is cancelled ends with a checkpoint and the exit code that RequeueExit names, but stays away.
+func (b *slurmBox) cancelled(map[string]string) {
+	dir := filepath.Join(b.TempDir(), "study")
+	job := b.submit(dir, "--tasks", "1")
+	b.until(dir, "the task trains", func() bool { return b.status(dir).Running == 1 })
+	b.run("scancel", job)
+	b.finished(dir, job)
+	if s := b.state(job + "_0"); s["JobState"] != "CANCELLED" || s["Restarts"] != "0" {
+		b.Errorf("the task: %v", s)
+	}
+	if s := b.status(dir); s.Running != 0 || s.Complete {
+		b.Errorf("the study: %+v", s)
+	}
+	if found, err := filepath.Glob(filepath.Join(dir, "work", "*", "*", "checkpoint-*")); err != nil || len(found) == 0 {
+		b.Errorf("no checkpoint was written (%v)\n%s", err, b.logs(dir))
 	}
 }
 
