@@ -17,7 +17,7 @@ import (
 // Exit codes of a worker and of `study join`, by sysexits where there is a word for it; a batch system may requeue on exitStopped.
 const (
 	exitDone    = 0
-	exitRuns    = 1 // the study is complete, but runs failed
+	exitRuns    = 1 // the study is complete, but runs failed; or it was cancelled
 	exitInput   = 2
 	exitDevice  = 69 // EX_UNAVAILABLE
 	exitFailed  = 70 // EX_SOFTWARE

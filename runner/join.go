@@ -57,7 +57,7 @@ func JoinCode(err error) int {
 		return exitFolder
 	case errors.Is(err, anynetx.ErrInput):
 		return exitInput
-	case errors.Is(err, ErrFailedRuns):
+	case errors.Is(err, ErrFailedRuns), errors.Is(err, ErrCancelled):
 		return exitRuns
 	case errors.Is(err, errNoWorker), errors.Is(err, ErrClosedDevices):
 		return exitDevice

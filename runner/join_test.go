@@ -2,6 +2,7 @@ package runner
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -150,6 +151,58 @@ func TestWithoutLocks(t *testing.T) {
 	}
 	if said != len(list) {
 		t.Errorf("%d events no_locks, want %d", said, len(list))
+	}
+}
+
+func TestJoinCode(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		code int
+	}{
+		{nil, 0}, {fmt.Errorf("2 of 9 %w", ErrFailedRuns), 1}, {ErrCancelled, 1}, {anynetx.Inputf("no such folder"), 2}, {errNoWorker, 69}, {ErrClosedDevices, 69},
+		{errors.New("something else"), 70}, {diskError(&os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}), 74}, {ErrStopped, 75},
+	} {
+		if code := JoinCode(c.err); code != c.code {
+			t.Errorf("%v: exit code %d, want %d", c.err, code, c.code)
+		}
+	}
+}
+
+// Status shows a run in the hands of another machine, however long that has been silent: it cannot know that it is dead.
+func TestStatusOfOtherMachines(t *testing.T) {
+	store, err := openFake(t, faultStudy, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := lease{Host: "node07", Machine: "another boot", PID: 1, Device: "cuda:0"}
+	l, _, err := store.take(mustRuns(t, store)[0], other, &silence{})
+	if err != nil || l == nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		silent time.Duration
+		says   []string
+	}{
+		{-time.Hour, []string{"host node07: 1 running, last heartbeat 0 s ago", "process 1 on node07, attempt 1, epoch 0 of"}}, // its clock is ahead
+		{30 * time.Minute, []string{"last heartbeat 30m0s ago\nrunning", "epoch 0 of 3, last heartbeat 30m0s ago"}},
+	} {
+		at := time.Now().Add(-c.silent)
+		if err := os.Chtimes(l.path(), at, at); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Status(store.Dir)
+		if err != nil || s.Running != 1 || len(s.Hosts) != 1 {
+			t.Fatalf("%+v %v", s, err)
+		}
+		var text strings.Builder
+		if err := s.WriteText(&text); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range c.says {
+			if !strings.Contains(text.String(), want) {
+				t.Errorf("silent for %v:\n%s\nwant %q", c.silent, text.String(), want)
+			}
+		}
 	}
 }
 

@@ -70,7 +70,7 @@ func (c *coordinator) spawn(s *slot) {
 		c.cause = fmt.Errorf("cannot start a worker: %w", err)
 		c.stop(c.cause)
 	}
-	log, err := os.OpenFile(filepath.Join(c.Dir, "work", "logs", fmt.Sprintf("worker-%d.log", s.index)), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
+	log, err := os.OpenFile(c.logPath(s), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
 	if err != nil {
 		failed(diskError(err))
 		return
@@ -103,6 +103,16 @@ func (c *coordinator) spawn(s *slot) {
 		command.Wait()
 		c.inbox <- report{slot: s, state: command.ProcessState}
 	}()
+}
+
+// logPath is where a worker's standard error goes. Those that joined have files of their own, since machines cannot append to one file
+// of a network file system.
+func (c *coordinator) logPath(s *slot) string {
+	name := fmt.Sprintf("worker-%d.log", s.index)
+	if c.Join {
+		name = fmt.Sprintf("worker-%s-%d-%d.log", plainName(c.me.Host), c.me.PID, s.index)
+	}
+	return filepath.Join(c.Dir, "work", "logs", name)
 }
 
 // tail keeps the last lines that a worker wrote to standard error.

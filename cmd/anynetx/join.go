@@ -47,7 +47,7 @@ func joinCommand() *cli.Command {
 		Description: "Example:\n\nanynetx study join /shared/study-quick --data /shared/data\n\n" +
 			"The folder is one that `study run` or `study submit` has made. Any number of machines may join, while `study run` goes on or without it;\n" +
 			"each run is trained by one of them, and counts once whatever happens. The first of the signals INT, TERM and USR1 asks for a checkpoint at the\n" +
-			"next step; then the exit code is 75. Other exit codes: 0 no work is left, 1 the study is complete but runs failed, 2 bad usage or input,\n" +
+			"next step; then the exit code is 75. Other exit codes: 0 no work is left, 1 runs failed or the study was cancelled, 2 bad usage or input,\n" +
 			"69 no usable device, 70 another error, 74 the study folder cannot be used.",
 		Flags: append(workFlags(), &cli.BoolFlag{Name: "requeue",
 			Usage: "have Slurm queue this task again after its warning (USR1), for clusters whose RequeueExit does not hold 75"}),
