@@ -59,7 +59,7 @@ func newSlurmBox(t *testing.T, nodes, epochs int, environment ...string) *slurmB
 	copyTestProgram(t, b.program)
 	t.Setenv("ANX_LIBRARY_DIR", libraries)
 	t.Setenv("SLURM_CONF", filepath.Join(b.dir, "slurm.conf"))
-	box := exec.Command(filepath.Join(root, "scripts", "slurmbox.sh"), b.dir, strconv.Itoa(nodes), "sh", "-c", "echo up; exec sleep 3600")
+	box := exec.Command(filepath.Join(root, "scripts", "slurmbox.sh"), b.dir, strconv.Itoa(nodes), "sh", "-c", "echo up; cat >/dev/null")
 	box.Env = append(append(os.Environ(), "SLURMBOX_PORT="+strconv.Itoa(freePorts(t, nodes+1))), environment...)
 	box.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	up, err := os.Create(filepath.Join(b.dir, "up"))
@@ -68,18 +68,22 @@ func newSlurmBox(t *testing.T, nodes, epochs int, environment ...string) *slurmB
 	}
 	var complaint bytes.Buffer
 	box.Stdout, box.Stderr = up, &complaint
+	life, err := box.StdinPipe() // it ends when we do, however we end
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := box.Start(); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- box.Wait() }()
 	t.Cleanup(func() {
-		syscall.Kill(-box.Process.Pid, syscall.SIGTERM)
+		life.Close()
 		select {
 		case <-ended:
 		case <-time.After(time.Minute):
 			syscall.Kill(-box.Process.Pid, syscall.SIGKILL)
-			t.Error("the Slurm of this test did not end on SIGTERM")
+			t.Error("the Slurm of this test did not end")
 		}
 		up.Close()
 	})
