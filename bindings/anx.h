@@ -87,8 +87,8 @@ typedef enum anx_op_kind {
 
   /* Softmax cross-entropy of the first slot-valid rows, targets (1-e) onehot + e/C. counters F64 [ANX_COUNTERS] are added to.
    * Top-k: a row is right if fewer than k logits are greater than the label's, or equal with a lower index; a row with a NaN is wrong.
-   * dlogits = slot scale / valid * (softmax - target), rows beyond valid 0.
-   * in: logits [N][1][1][C], y I32 [N]; out: counters, [dlogits]; f[0]: e; slot[0]: valid, slot[1]: scale. */
+   * dlogits = scale[ANX_SCALE] / valid * (softmax - target), 1 / valid without a scale; rows beyond valid 0.
+   * in: logits [N][1][1][C], y I32 [N], [scale F32 [ANX_SCALES]]; out: counters, [dlogits]; f[0]: e; slot[0]: valid. */
   ANX_XENT = 6,
 
   /* D = al G + be Y + de, or G where al is absent. dX = conv^T(D, W) + add. With s,t: dX is masked by act(X) > 0, and sums = sum of
@@ -108,17 +108,27 @@ typedef enum anx_op_kind {
    * in: dX0, S, s, t, mean; out: G, sums. h w: S, p q: X0. */
   ANX_POOL_BWD = 10,
 
-  /* c values of a flat F32 buffer: d = g slot-invscale + f[1] w; m = f[0] m + d; w -= slot-rate (ANX_NESTEROV ? d + f[0] m : m).
-   * Values of g that are not finite are added to counters[ANX_NONFINITE].
-   * in: g; out: w, m, counters; f[0]: momentum, f[1]: weight decay; slot[0]: rate, slot[1]: 1/scale. */
+  /* c values of a flat F32 buffer: d = g scale[ANX_UNSCALE] + f[1] w; m = f[0] m + d; w -= slot-rate (ANX_NESTEROV ? d + f[0] m : m).
+   * Values of g that are not finite are added to counters[ANX_NONFINITE]. Without a scale it counts as 1; where it is 0 nothing moves.
+   * in: g, [scale F32 [ANX_SCALES]]; out: w, m, counters; f[0]: momentum, f[1]: weight decay; slot[0]: rate. */
   ANX_SGD = 11,
-  ANX_OP_KINDS = 12
+
+  /* Dynamic loss scaling, behind the backward pass and before ANX_SGD. Where all c values of g are finite, scale[ANX_UNSCALE] = 1 /
+   * scale[ANX_SCALE], and after f[0] such steps in a row (counted in ANX_SCALE_STEPS) the scale doubles, up to f[1]. Else the step is
+   * skipped: scale[ANX_UNSCALE] = 0, ANX_SCALE_SKIPPED grows by 1, ANX_SCALE_STEPS is 0, and the scale halves, down to 1; where it was 1
+   * the values that are not finite are added to counters[ANX_NONFINITE] instead. Scales are powers of 2, so that they round nothing.
+   * in: g F32; out: scale F32 [ANX_SCALES], counters (both are updated); f[0]: steps, f[1]: the largest scale, both >= 1. */
+  ANX_LOSS_SCALE = 12,
+  ANX_OP_KINDS = 13
 } anx_op_kind;
 
 enum { ANX_TRAIN = 1, ANX_BROADCAST = 2, ANX_NESTEROV = 4 }; /* op flags */
 
 /* counters of an epoch, F64 */
 enum { ANX_LOSS_SUM = 0, ANX_TOP1_RIGHT = 1, ANX_TOP5_RIGHT = 2, ANX_SEEN = 3, ANX_NONFINITE = 4, ANX_COUNTERS = 8 };
+
+/* places in a loss scale: of the next loss; of the gradients at hand; steps since the scale changed; steps skipped in all */
+enum { ANX_SCALE = 0, ANX_UNSCALE = 1, ANX_SCALE_STEPS = 2, ANX_SCALE_SKIPPED = 3, ANX_SCALES = 4 };
 
 /* One row of the sample table, I32 [8]: image number; source rectangle y, x, height, width in pixels, which may reach outside the
  * image (outside is 0 after normalisation); flip; 2 reserved. A rectangle of X's own size is copied; another is resized bilinearly

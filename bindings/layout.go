@@ -56,6 +56,8 @@ func layouts() []fieldLayout {
 		{"counters", 0, Counters, 0, C.ANX_COUNTERS},
 		{"sample columns", 0, SampleColumns, 0, C.ANX_SAMPLE_COLUMNS},
 		{"last sample column", 0, SampleFlip, 0, C.ANX_SAMPLE_FLIP},
+		{"scales", 0, Scales, 0, C.ANX_SCALES},
+		{"last scale", 0, ScaleSkipped, 0, C.ANX_SCALE_SKIPPED},
 		{"op kinds", 0, uintptr(OpKinds), 0, C.ANX_OP_KINDS},
 		{"last dtype", 0, uintptr(BF16), 0, C.ANX_BF16},
 		{"last status", 0, uintptr(Internal), 0, C.ANX_INTERNAL},

@@ -88,11 +88,12 @@ const (
 	JoinBwd
 	PoolBwd
 	SGD
+	LossScale
 	OpKinds
 )
 
 func (k OpKind) String() string {
-	names := []string{"input", "conv_fwd", "bn_fwd_coef", "join_fwd", "pool_fwd", "gap_fwd", "xent", "conv_bwd", "bn_bwd_coef", "join_bwd", "pool_bwd", "sgd"}
+	names := []string{"input", "conv_fwd", "bn_fwd_coef", "join_fwd", "pool_fwd", "gap_fwd", "xent", "conv_bwd", "bn_bwd_coef", "join_bwd", "pool_bwd", "sgd", "loss_scale"}
 	if name, ok := at(names, int(k)); ok {
 		return name
 	}
@@ -114,6 +115,15 @@ const (
 	Seen
 	NonFinite
 	Counters = 8
+)
+
+// Places in a loss scale, F32 [Scales].
+const (
+	Scale = iota
+	Unscale
+	ScaleSteps
+	ScaleSkipped
+	Scales
 )
 
 // Columns of a row of the sample table, I32 [SampleColumns].

@@ -59,7 +59,6 @@ static anx_op *add(program *p, int kind, int n, int h, int w, int c) {
   for (int i = 0; i < ANX_MAX_IN; i++) o->in[i] = -1;
   for (int i = 0; i < ANX_MAX_OUT; i++) o->out[i] = -1;
   o->kind = kind, o->n = n, o->h = h, o->w = w, o->c = c, o->models = 1, o->dtype = dtype;
-  o->slot[1] = 1;
   return o;
 }
 
@@ -301,7 +300,7 @@ static void network(program *p, int px, int n, int classes, const int *depth, co
 
 static void step(program *p, int argc, char **argv) {
   static const char *const names[] = {"input", "conv_fwd", "bn_fwd_coef", "join_fwd", "pool_fwd", "gap_fwd", "xent", "conv_bwd", "bn_bwd_coef",
-                                      "join_bwd", "pool_bwd", "sgd"};
+                                      "join_bwd", "pool_bwd", "sgd", "loss_scale"};
   int v[4][4];
   if (argc < 7) {
     fprintf(stderr, "net: wants px batch classes depths widths ratios groups\n");

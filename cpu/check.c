@@ -4,7 +4,7 @@
 #include "cpu.h"
 
 static const char *const op_names[ANX_OP_KINDS] = {"input", "conv_fwd", "bn_fwd_coef", "join_fwd", "pool_fwd", "gap_fwd",
-                                                   "xent", "conv_bwd", "bn_bwd_coef", "join_bwd", "pool_bwd", "sgd"};
+                                                   "xent", "conv_bwd", "bn_bwd_coef", "join_bwd", "pool_bwd", "sgd", "loss_scale"};
 static const char *const dtype_names[] = {"F32", "F64", "I32", "U8", "F16", "BF16"};
 static const uint64_t dtype_bytes[] = {4, 8, 4, 1, 2, 2};
 
@@ -61,7 +61,7 @@ anx_status anx_check_tensor(anx_failure *f, int bf16, const char *what, const an
 }
 
 /* What a tensor of an op must be. The first five are activations. */
-typedef enum shape { NHWC, NPQK, NPQC, N11C, NHWC_OR_BROADCAST, VECTOR_C, VECTOR_K, SUMS_C, SUMS_K, FILTER, ROWS_N, COUNTERS, FLAT, IMAGES,
+typedef enum shape { NHWC, NPQK, NPQC, N11C, NHWC_OR_BROADCAST, VECTOR_C, VECTOR_K, SUMS_C, SUMS_K, FILTER, ROWS_N, COUNTERS, FLAT, SCALES, IMAGES,
                      LABELS, SAMPLES, NORM } shape;
 
 typedef struct role {
@@ -83,7 +83,7 @@ static const rule rules[ANX_OP_KINDS] = {
     [ANX_JOIN_FWD] = {{{"C", NHWC}, {"s", VECTOR_C}, {"t", VECTOR_C}, {"[X or P", NHWC}, {"[sp", VECTOR_C}, {"[tp", VECTOR_C}}, {{"Y", NHWC}}, 0},
     [ANX_POOL_FWD] = {{{"S", NHWC}, {"s", VECTOR_C}, {"t", VECTOR_C}}, {{"X0", NPQC}}, 0},
     [ANX_GAP_FWD] = {{{"Y", NHWC}}, {{"V", N11C}}, 0},
-    [ANX_XENT] = {{{"logits", N11C}, {"y", ROWS_N}}, {{"counters", COUNTERS}, {"[dlogits", N11C}}, 0},
+    [ANX_XENT] = {{{"logits", N11C}, {"y", ROWS_N}, {"[scale", SCALES}}, {{"counters", COUNTERS}, {"[dlogits", N11C}}, 0},
     [ANX_CONV_BWD] = {{{"G", NPQK}, {"[Y", NPQK}, {"[al", VECTOR_K}, {"[be", VECTOR_K}, {"[de", VECTOR_K}, {"X", NHWC}, {"[s", VECTOR_C},
                        {"[t", VECTOR_C}, {"[mean", VECTOR_C}, {"W", FILTER}, {"[add", NHWC}},
                       {{"[dX", NHWC}, {"dW", FILTER}, {"[dbias", VECTOR_K}, {"[sums", SUMS_C}}, 0},
@@ -92,7 +92,8 @@ static const rule rules[ANX_OP_KINDS] = {
     [ANX_JOIN_BWD] = {{{"dX", NHWC_OR_BROADCAST}, {"Y", NHWC}, {"C", NHWC}, {"mean", VECTOR_C}, {"[P", NHWC}, {"[mean of P", VECTOR_C}},
                       {{"G", NHWC}, {"sums", SUMS_C}, {"[sums of P", SUMS_C}}, ANX_BROADCAST},
     [ANX_POOL_BWD] = {{{"dX0", NPQC}, {"S", NHWC}, {"s", VECTOR_C}, {"t", VECTOR_C}, {"mean", VECTOR_C}}, {{"G", NHWC}, {"sums", SUMS_C}}, 0},
-    [ANX_SGD] = {{{"g", FLAT}}, {{"w", FLAT}, {"m", FLAT}, {"counters", COUNTERS}}, ANX_NESTEROV},
+    [ANX_SGD] = {{{"g", FLAT}, {"[scale", SCALES}}, {{"w", FLAT}, {"m", FLAT}, {"counters", COUNTERS}}, ANX_NESTEROV},
+    [ANX_LOSS_SCALE] = {{{"g", FLAT}}, {{"scale", SCALES}, {"counters", COUNTERS}}, 0},
 };
 
 typedef struct check {
@@ -135,6 +136,7 @@ static anx_status check_tensor_of(check *k, const role *r, int id) {
     case ROWS_N: want = (uint64_t)o->n; dtype = ANX_I32; break;
     case COUNTERS: want = ANX_COUNTERS; dtype = ANX_F64; break;
     case FLAT: want = (uint64_t)o->c; break;
+    case SCALES: want = ANX_SCALES; break;
     case IMAGES: want = count; dtype = ANX_U8; break;
     case LABELS: want = (uint64_t)k->tensors[o->in[0]].n; dtype = ANX_I32; break; /* in[0] was checked before */
     case SAMPLES: want = count; dtype = ANX_I32; break;
@@ -156,7 +158,7 @@ static int size_too_large(int32_t a, int32_t b, int32_t c, int32_t d) {
 
 static anx_status check_sizes(check *k) {
   const anx_op *o = k->op;
-  if (o->kind == ANX_SGD) return o->c < 1 ? WRONG(k, "c is %d", o->c) : ANX_OK;
+  if (o->kind == ANX_SGD || o->kind == ANX_LOSS_SCALE) return o->c < 1 ? WRONG(k, "c is %d", o->c) : ANX_OK;
   if (o->n < 1 || o->c < 1) return WRONG(k, "n is %d, c is %d", o->n, o->c);
   if (o->kind == ANX_XENT) return ANX_OK;
   if (o->h < 1 || o->w < 1 || size_too_large(o->n, o->h, o->w, o->c)) return WRONG(k, "the input side is impossible");
@@ -212,8 +214,8 @@ static anx_status check_ties(check *k) {
       return in[3] == -1 && in[4] != -1 ? WRONG(k, "sp without P") : ANX_OK;
     case ANX_XENT:
       if (!(o->f[0] >= 0 && o->f[0] <= 1)) return WRONG(k, "label smoothing is %g", (double)o->f[0]);
-      TIE(slot(k, 0, "valid"));
-      return out[1] == -1 ? ANX_OK : slot(k, 1, "scale");
+      if (in[2] != -1 && out[1] == -1) return WRONG(k, "a scale without dlogits");
+      return slot(k, 0, "valid");
     case ANX_CONV_BWD:
       for (int i = 1; i < 4; i++) TIE(together(k, in[i], in[i + 1], "Y, al, be and de"));
       TIE(together(k, in[6], in[7], "s and t"));
@@ -225,8 +227,11 @@ static anx_status check_ties(check *k) {
       return together(k, in[4], out[2], "P and its sums");
     case ANX_SGD:
       if (!isfinite(o->f[0]) || !isfinite(o->f[1])) return WRONG(k, "momentum %g, weight decay %g", (double)o->f[0], (double)o->f[1]);
-      TIE(slot(k, 0, "rate"));
-      return slot(k, 1, "1/scale");
+      return slot(k, 0, "rate");
+    case ANX_LOSS_SCALE:
+      if (!(o->f[0] >= 1 && o->f[1] >= 1) || !isfinite(o->f[0]) || !isfinite(o->f[1]))
+        return WRONG(k, "%g steps and a largest scale of %g; both must be at least 1", (double)o->f[0], (double)o->f[1]);
+      return ANX_OK;
     default: return ANX_OK;
   }
 #undef TIE

@@ -138,6 +138,7 @@ anx_status anx_check_program(anx_failure *, int bf16, const anx_program_desc *, 
 void anx_bn_fwd_coef(const anx_call *);
 void anx_bn_bwd_coef(const anx_call *);
 void anx_xent(const anx_call *);
+void anx_loss_scale(const anx_call *);
 void anx_input(const anx_call *);
 
 #endif

@@ -10,9 +10,10 @@ static void update(void *argument, int chunk, int thread) {
   const size_t first = (size_t)chunk * CHUNK, count = (size_t)op->c, last = first + CHUNK < count ? first + CHUNK : count;
   const float *g = call->in[0];
   float *w = call->out[0], *m = call->out[1];
-  const float inverse = (float)call->slot[1], rate = (float)call->slot[0], momentum = op->f[0], decay = op->f[1];
+  const float *scale = call->in[1];
+  const float unscale = scale ? scale[ANX_UNSCALE] : 1, rate = (float)call->slot[0], momentum = op->f[0], decay = op->f[1];
   const int nesterov = (op->flags & ANX_NESTEROV) != 0;
-  const vf vi = vset(inverse), vr = vset(-rate), vm = vset(momentum), vd = vset(decay), one = vset(1.0f);
+  const vf vi = vset(unscale), vr = vset(-rate), vm = vset(momentum), vd = vset(decay), one = vset(1.0f);
   vf bad = vzero();
   size_t i = first;
   for (; i + VL <= last; i += VL) {
@@ -44,6 +45,7 @@ static void update(void *argument, int chunk, int thread) {
 }
 
 void FN(anx_sgd)(const anx_call *call) {
+  if (call->in[1] && ((const float *)call->in[1])[ANX_UNSCALE] == 0) return; /* the step is skipped */
   const int chunks = (int)(((size_t)call->op->c + CHUNK - 1) / CHUNK);
   anx_pool_run(call->pool, update, (void *)call, chunks);
   double bad = 0;

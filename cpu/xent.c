@@ -46,7 +46,7 @@ void anx_xent(const anx_call *call) {
   const int32_t *labels = call->in[1];
   double *counters = call->out[0];
   void *gradient = call->out[1];
-  const double smoothing = (double)op->f[0], wanted = call->slot[0], scale = call->slot[1];
+  const double smoothing = (double)op->f[0], wanted = call->slot[0], scale = call->in[2] ? (double)((const float *)call->in[2])[ANX_SCALE] : 1;
   if (!(wanted >= 0 && wanted <= op->n) || wanted != floor(wanted)) {
     anx_fail_op(call->failure, ANX_INVALID_ARGUMENT, call->number, op, "%g valid rows of a batch of %d", wanted, op->n);
     return;

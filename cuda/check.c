@@ -256,10 +256,10 @@ static void check_xent(check *k) {
   positive(k, "c", o->c);
   map(k, "logits", o->in[0], REQUIRED, o->n, 1, 1, o->c);
   values(k, "y", o->in[1], REQUIRED, ANX_I32, o->n);
+  values(k, "scale", o->in[2], o->out[1] == -1 ? ABSENT : OPTIONAL, ANX_F32, ANX_SCALES);
   values(k, "counters", o->out[0], REQUIRED, ANX_F64, ANX_COUNTERS);
   map(k, "dlogits", o->out[1], OPTIONAL, o->n, 1, 1, o->c);
   slot(k, "valid", 0);
-  if (o->out[1] != -1) slot(k, "scale", 1);
   if (k->status == ANX_OK && !(o->f[0] >= 0 && o->f[0] <= 1)) WRONG(k, "label smoothing is %g, but must be in 0..1", o->f[0]);
 }
 
@@ -320,12 +320,22 @@ static void check_sgd(check *k) {
   const anx_op *o = k->op;
   positive(k, "c", o->c);
   values(k, "g", o->in[0], REQUIRED, ANX_F32, o->c);
+  values(k, "scale", o->in[1], OPTIONAL, ANX_F32, ANX_SCALES);
   values(k, "w", o->out[0], REQUIRED, ANX_F32, o->c);
   values(k, "m", o->out[1], REQUIRED, ANX_F32, o->c);
   values(k, "counters", o->out[2], REQUIRED, ANX_F64, ANX_COUNTERS);
   slot(k, "rate", 0);
-  slot(k, "1/scale", 1);
   if (k->status == ANX_OK && !(isfinite(o->f[0]) && isfinite(o->f[1]))) WRONG(k, "momentum %g and weight decay %g", o->f[0], o->f[1]);
+}
+
+static void check_loss_scale(check *k) {
+  const anx_op *o = k->op;
+  positive(k, "c", o->c);
+  values(k, "g", o->in[0], REQUIRED, ANX_F32, o->c);
+  values(k, "scale", o->out[0], REQUIRED, ANX_F32, ANX_SCALES);
+  values(k, "counters", o->out[1], REQUIRED, ANX_F64, ANX_COUNTERS);
+  if (k->status == ANX_OK && !(o->f[0] >= 1 && o->f[1] >= 1 && isfinite(o->f[0]) && isfinite(o->f[1])))
+    WRONG(k, "%g steps and a largest scale of %g, but both must be at least 1", o->f[0], o->f[1]);
 }
 
 typedef struct rule {
@@ -341,12 +351,13 @@ static const rule rules[ANX_OP_KINDS] = {
     [ANX_JOIN_FWD] = {check_join_fwd, 6, 1, 0},
     [ANX_POOL_FWD] = {check_pool, 3, 1, 0},
     [ANX_GAP_FWD] = {check_gap_fwd, 1, 1, 0},
-    [ANX_XENT] = {check_xent, 2, 2, 0},
+    [ANX_XENT] = {check_xent, 3, 2, 0},
     [ANX_CONV_BWD] = {check_conv_bwd, 11, 4, 0},
     [ANX_BN_BWD_COEF] = {check_bn_bwd_coef, 4, 5, 0},
     [ANX_JOIN_BWD] = {check_join_bwd, 6, 3, ANX_BROADCAST},
     [ANX_POOL_BWD] = {check_pool, 5, 2, 0},
-    [ANX_SGD] = {check_sgd, 1, 3, ANX_NESTEROV},
+    [ANX_SGD] = {check_sgd, 2, 3, ANX_NESTEROV},
+    [ANX_LOSS_SCALE] = {check_loss_scale, 1, 2, 0},
 };
 
 static uint64_t memory_of(const anx_tensor *t) {

@@ -46,7 +46,7 @@ public:
   template <class T> void input_gradient(const anx::ConvShape &);
   template <class T> void filter_gradient(const anx::ConvShape &);
   template <class T> anx_status map();
-  void small(); // coefficients, SGD
+  void small(); // coefficients, SGD, loss scale
   // Output `i` of the op, sums double [2][c], comes from partial float [rows][quantities][c], quantities 0 and `second`. The next op adds
   // them up if it is the batch norm that reads them, else a launch of their own: until then their workspace stays taken.
   void sums_from(int i, const float *partial, int rows, int quantities, int second, int c);

@@ -4,6 +4,7 @@
 #include "emit.h"
 #include "input.cuh"
 #include "join.cuh"
+#include "loss_scale.cuh"
 #include "pool.cuh"
 #include "sgd.cuh"
 #include "xent.cuh"
@@ -91,8 +92,8 @@ template <class T> anx_status Emitter::map() {
       launch("average_pool", average_pool<T>, dim3(o->n, columns), map_threads, sizeof(SlabShared<1>), AveragePool<T>{in<T>(0), out<T>(0), o->h * o->w, o->c});
       break;
     case ANX_XENT: {
-      CrossEntropy<T> a{in<T>(0), in<int>(1), slots, out<T>(1), scratch<double>(uint64_t(o->n) * 3), out<double>(0), fault,
-                        o->n, o->c, o->slot[0], o->slot[1], number, o->f[0]};
+      CrossEntropy<T> a{in<T>(0), in<int>(1), in<float>(2), slots, out<T>(1), scratch<double>(uint64_t(o->n) * 3), out<double>(0), fault,
+                        o->n, o->c, o->slot[0], number, o->f[0]};
       launch("cross_entropy", cross_entropy<T>, dim3(o->n), 32, 0, a);
       launch("cross_entropy_counters", cross_entropy_counters<T>, dim3(1), 32, 0, a);
       break;
@@ -104,7 +105,9 @@ template <class T> anx_status Emitter::map() {
 void Emitter::small() {
   const anx_op *o = op;
   const double count = double(o->n) * o->h * o->w;
-  const Partials partials = o->kind == ANX_SGD ? Partials{} : take(o->in[0], o->c);
+  const int flat = std::min(ceil_divide(o->c, 256), context->info.units * 16); // blocks over a flat buffer
+  const bool norm = o->kind == ANX_BN_FWD_COEF || o->kind == ANX_BN_BWD_COEF;
+  const Partials partials = norm ? take(o->in[0], o->c) : Partials{};
   flush();
   if (o->kind == ANX_BN_FWD_COEF)
     launch("norm_forward", norm_forward<void>, dim3(ceil_divide(o->c, reduce_columns)), 256, sizeof(ReduceShared),
@@ -114,10 +117,15 @@ void Emitter::small() {
     launch("norm_backward", norm_backward<void>, dim3(ceil_divide(o->c, reduce_columns)), 256, sizeof(ReduceShared),
            NormBackward{partials, in<float>(1), in<float>(2), in<float>(3), out<float>(0), out<float>(1), out<float>(2), out<float>(3), out<float>(4),
                         o->c, count});
-  else
-    launch("update", update<void>, dim3(std::min(ceil_divide(o->c, 256), context->info.units * 16)), 256, 0,
-           Update{in<float>(0), out<float>(0), out<float>(1), out<double>(2), slots, o->c, o->f[0], o->f[1], (o->flags & ANX_NESTEROV) != 0, o->slot[0],
-                  o->slot[1], fault});
+  else if (o->kind == ANX_SGD)
+    launch("update", update<void>, dim3(flat), 256, 0,
+           Update{in<float>(0), in<float>(1), out<float>(0), out<float>(1), out<double>(2), slots, o->c, o->f[0], o->f[1],
+                  (o->flags & ANX_NESTEROV) != 0, o->slot[0], fault});
+  else {
+    const LossScale a{in<float>(0), scratch<int>(uint64_t(flat) * 8), out<float>(0), out<double>(1), o->c, flat, o->f[0], o->f[1], fault};
+    launch("count_not_finite", count_not_finite<void>, dim3(flat), 256, 0, a);
+    launch("move_loss_scale", move_loss_scale<void>, dim3(1), 32, 0, a);
+  }
 }
 
 template <class T> static anx_status emit_typed(Emitter &e) {
@@ -126,7 +134,8 @@ template <class T> static anx_status emit_typed(Emitter &e) {
     case ANX_CONV_BWD: return e.conv_backward<T>();
     case ANX_BN_FWD_COEF:
     case ANX_BN_BWD_COEF:
-    case ANX_SGD: e.small(); return ANX_OK;
+    case ANX_SGD:
+    case ANX_LOSS_SCALE: e.small(); return ANX_OK;
     default: return e.map<T>();
   }
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // A checkpoint: magic, version (4 bytes), length of the header (4 bytes), header (JSON), the state, extra bytes of the caller, and the
-// SHA-256 of all that. Numbers are little-endian. The state is the state buffer as it is, whose layout depends on the network alone, so
+// SHA-256 of all that. Numbers are little-endian. The state is the state buffer as it is, whose layout depends on the network and the dtype alone, so
 // a checkpoint fits every back end; the header's table names what lies in it.
 const (
 	checkpointMagic   = "anynetx\x00"
@@ -91,6 +91,9 @@ func checkpointTable(l *layout, state []byte) []checkpointEntry {
 	}
 	put("#training counters", "F64", []int{bindings.Counters}, l.training, 8)
 	put("#test counters", "F64", []int{bindings.Counters}, l.testing, 8)
+	if l.lossScale != 0 {
+		put("#loss scale", "F32", []int{bindings.Scales}, l.lossScale, 4)
+	}
 	return table
 }
 

@@ -36,6 +36,9 @@ func (t *Trainer) initialize(w *Weights, head bool) error {
 			copy(state[e.offset:], bindings.Bytes(values))
 		}
 	}
+	if at := t.layout.lossScale; at != 0 {
+		copy(state[at:], bindings.Bytes([]float32{firstScale}))
+	}
 	return t.setState(state, t.config.StartEpoch, 0)
 }
 

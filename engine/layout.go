@@ -22,7 +22,7 @@ type entry struct {
 
 // layout is where everything of a network's state lies. The parameters are one flat range of float32, each on its own 64 bytes with
 // zeros between, those with Decay first; the momentum is a second range of the same form behind it, and so are the gradients at the
-// start of the arena. It depends on the network alone, so that a state fits every recipe and back end.
+// start of the arena. It depends on the network, and on whether the dtype is fp16, so that a state fits every recipe and back end.
 type layout struct {
 	parameters []entry
 	running    []entry
@@ -31,11 +31,12 @@ type layout struct {
 	momentum   int64 // offset of the momentum's range
 	training   int64 // offset of the counters of the epoch in training
 	testing    int64 // offset of the counters of the test pass
+	lossScale  int64 // offset of the loss scale; 0: the dtype needs none
 	bytes      int64
 	byName     map[string]int64 // offset of each parameter and running statistic
 }
 
-func newLayout(n *anynetx.Network) *layout {
+func newLayout(n *anynetx.Network, dtype string) *layout {
 	l := &layout{byName: map[string]int64{}}
 	place := func(list *[]entry, p anynetx.Parameter) {
 		*list = append(*list, entry{p, l.bytes})
@@ -63,6 +64,10 @@ func newLayout(n *anynetx.Network) *layout {
 	l.training = l.bytes
 	l.testing = l.training + align(counterBytes)
 	l.bytes = l.testing + align(counterBytes)
+	if dtype == "fp16" {
+		l.lossScale = l.bytes
+		l.bytes += align(4 * bindings.Scales)
+	}
 	return l
 }
 

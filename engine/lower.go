@@ -21,9 +21,7 @@ const (
 	slotFirstRow   = iota // first row of the batch in the sample table
 	slotBNMomentum        // share of this batch in the running statistics
 	slotValid             // rows of the batch that count
-	slotScale             // loss scale
 	slotRate              // learning rate
-	slotUnscale           // 1 / loss scale
 	slots
 )
 
@@ -127,14 +125,15 @@ func lower(c Config, l *layout, src source, m mode) *program {
 	if m == trainMode { // test losses are plain, so that recipes compare
 		xent.F[0] = float32(r.LabelSmoothing)
 	}
-	xent.Slot = [2]int32{slotValid, slotScale}
+	xent.Slot[0] = slotValid
 	if m == evaluateMode {
 		b.add(xent, []int32{logits, labels}, []int32{b.counters("test counters", l.testing)})
 		return b.finish()
 	}
 	counters := b.counters("counters", l.training)
 	dlogits := b.activation("d logits", 1, 1, classes)
-	b.add(xent, []int32{logits, labels}, []int32{counters, dlogits})
+	scale := b.lossScale()
+	b.add(xent, []int32{logits, labels, scale}, []int32{counters, dlogits})
 
 	// Backward. dx is the gradient at the output of the block in turn; behind the last block it is the pooled one, spread over the map.
 	dx := b.convBackward(&n.Head, gradient{g: dlogits, al: -1, be: -1, de: -1}, nil, pooled, nil, -1, true)
@@ -161,11 +160,12 @@ func lower(c Config, l *layout, src source, m mode) *program {
 	}
 	b.convBackward(&n.Stem, b.bnBackward(stem, g), stem, image, nil, -1, false)
 
+	b.moveLossScale(scale, counters)
 	if r.batchNormDecay() == r.WeightDecay {
-		b.sgd(0, l.values, r.WeightDecay, counters)
+		b.sgd(0, l.values, r.WeightDecay, scale, counters)
 	} else {
-		b.sgd(0, l.decayed, r.WeightDecay, counters)
-		b.sgd(l.decayed, l.values, r.batchNormDecay(), counters)
+		b.sgd(0, l.decayed, r.WeightDecay, scale, counters)
+		b.sgd(l.decayed, l.values, r.batchNormDecay(), scale, counters)
 	}
 	return b.finish()
 }

@@ -182,19 +182,38 @@ func (b *lowering) joinBackward(name string, dx int32, flags uint32, y int32, c,
 	return g
 }
 
+// lossScale is the scale of an fp16 run, which has its place in the state; -1 in other runs.
+func (b *lowering) lossScale() int32 {
+	if b.layout.lossScale == 0 {
+		return -1
+	}
+	return b.given("loss scale", bindings.Tensor{N: 1, H: 1, W: 1, C: bindings.Scales, Buffer: stateBuffer, Offset: uint64(b.layout.lossScale)})
+}
+
+// moveLossScale looks at all gradients of the step.
+func (b *lowering) moveLossScale(scale, counters int32) {
+	if scale < 0 {
+		return
+	}
+	op := bindings.NewOp(bindings.LossScale)
+	op.N, op.H, op.W, op.C = 1, 1, 1, int32(b.layout.values)
+	op.F = [2]float32{scaleSteps, largestScale}
+	b.add(op, []int32{b.given("all gradients", bindings.Tensor{N: 1, H: 1, W: 1, C: op.C, Buffer: arenaBuffer})}, []int32{scale, counters})
+}
+
 // sgd updates the values first to end of the flat range.
-func (b *lowering) sgd(first, end int, decay float64, counters int32) {
+func (b *lowering) sgd(first, end int, decay float64, scale, counters int32) {
 	op := bindings.NewOp(bindings.SGD)
 	op.N, op.H, op.W, op.C = 1, 1, 1, int32(end-first)
 	if b.recipe.Nesterov {
 		op.Flags = bindings.Nesterov
 	}
 	op.F = [2]float32{float32(b.recipe.Momentum), float32(decay)}
-	op.Slot = [2]int32{slotRate, slotUnscale}
+	op.Slot[0] = slotRate
 	flat := func(name string, buffer int32, base int64) int32 {
 		return b.given(name, bindings.Tensor{N: 1, H: 1, W: 1, C: op.C, Buffer: buffer, Offset: uint64(base + 4*int64(first))})
 	}
-	b.add(op, []int32{flat("gradients", arenaBuffer, 0)},
+	b.add(op, []int32{flat("gradients", arenaBuffer, 0), scale},
 		[]int32{flat("weights", stateBuffer, 0), flat("momentum", stateBuffer, b.layout.momentum), counters})
 }
 

@@ -24,7 +24,7 @@ type Config struct {
 	StartEpoch int
 	// ScheduleEpochs is the length of the learning rate's schedule; 0: Epochs.
 	ScheduleEpochs int
-	DType          string // of activations and their gradients: "fp32" or "bf16"
+	DType          string // of activations and their gradients: "fp32", "fp16" or "bf16"
 	Seed           uint64
 	Task           string // names the streams: two tasks share no random number, so that their noise is independent
 	Replicate      int
@@ -130,7 +130,7 @@ func PlanMemory(ctx *bindings.Context, c Config) (Memory, error) {
 	if err := c.validate(ctx); err != nil {
 		return Memory{}, err
 	}
-	l := newLayout(c.Network)
+	l := newLayout(c.Network, c.DType)
 	size := c.Network.Setting.Resolution // any set will do: what it takes is not counted here
 	train, test, _ := placeData(size, size, 3, c.Recipe.Batch, c.Recipe.Batch)
 	placeSamples(&train, &test, c.Recipe.Batch)
@@ -169,7 +169,7 @@ func newTrainer(ctx *bindings.Context, c Config, data *Data, options planOptions
 	if classes := c.Network.Setting.Classes; classes != len(data.set.Classes) {
 		return nil, anynetx.Inputf("data set %s has %d classes and the network %d; set the task's classes to the set's", data.set.Name, len(data.set.Classes), classes)
 	}
-	t := &Trainer{ctx: ctx, config: c, data: data, layout: newLayout(c.Network), epoch: c.StartEpoch, steps: images / c.Recipe.Batch, test: data.test}
+	t := &Trainer{ctx: ctx, config: c, data: data, layout: newLayout(c.Network, c.DType), epoch: c.StartEpoch, steps: images / c.Recipe.Batch, test: data.test}
 	train := data.train
 	sampleBytes := placeSamples(&train, &t.test, c.Recipe.Batch)
 	programs, arena, err := lowerAll(ctx, c, t.layout, train, t.test, options)
@@ -195,7 +195,6 @@ func newTrainer(ctx *bindings.Context, c Config, data *Data, options planOptions
 			return nil, fmt.Errorf("the %s program: %w", p.mode, err)
 		}
 	}
-	t.slots[slotScale], t.slots[slotUnscale] = 1, 1
 	if err := t.writeTestTable(); err != nil {
 		t.Close()
 		return nil, err

@@ -50,6 +50,12 @@ __device__ __forceinline__ void vector8(float (&out)[8], const float *vector, in
   for (int i = 0; i < 8; i++) out[i] = vector && c + i < channels ? vector[c + i] : 0.f;
 }
 
+// The sum over a warp, in every lane.
+template <class V> __device__ __forceinline__ V warp_sum(V v) {
+  for (int d = 16; d; d >>= 1) v += __shfl_xor_sync(0xffffffffu, v, d);
+  return v;
+}
+
 __host__ __device__ constexpr int padded(int channels) { return (channels + 7) / 8 * 8; }
 
 // A convolution: n h w c -> p q k with filters of r x r, stride, g input and go output channels a group.

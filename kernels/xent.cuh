@@ -14,18 +14,14 @@ namespace anx {
 template <class T> struct CrossEntropy {
   const T *logits;
   const int *y;
+  const float *scale; // or NULL
   const double *slots;
   T *dlogits; // or NULL
   double *rows, *counters;
   int *fault;
-  int n, classes, valid_slot, scale_slot, op;
+  int n, classes, valid_slot, op;
   float smoothing;
 };
-
-__device__ __forceinline__ double warp_sum(double v) {
-  for (int d = 16; d; d >>= 1) v += __shfl_xor_sync(0xffffffffu, v, d);
-  return v;
-}
 
 template <class T> __global__ void __launch_bounds__(32) cross_entropy(CrossEntropy<T> a) {
   const int row = blockIdx.x, lane = threadIdx.x, classes = a.classes, stride = padded(classes);
@@ -46,7 +42,7 @@ template <class T> __global__ void __launch_bounds__(32) cross_entropy(CrossEntr
   for (int c = lane; c < classes; c += 32) sum += exp(double(to_float(z[c])) - most);
   sum = warp_sum(sum);
   const double high = log(sum) + most, e = a.smoothing, spread = e / classes;
-  const double scale = out ? a.slots[a.scale_slot] / valid : 0;
+  const double scale = (a.scale ? double(a.scale[0]) : 1.0) / valid;
   const float own = to_float(z[label]);
   double loss = 0, before = 0;
   for (int c = lane; c < stride; c += 32) {

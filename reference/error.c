@@ -6,7 +6,8 @@
 
 const char *ref_op_name(int32_t kind) {
   static const char *const names[ANX_OP_KINDS] = {"input",    "conv_fwd", "bn_fwd_coef", "join_fwd", "pool_fwd", "gap_fwd",
-                                                  "xent",     "conv_bwd", "bn_bwd_coef", "join_bwd", "pool_bwd", "sgd"};
+                                                  "xent",     "conv_bwd", "bn_bwd_coef", "join_bwd", "pool_bwd", "sgd",
+                                                  "loss_scale"};
   return kind >= 0 && kind < ANX_OP_KINDS ? names[kind] : "unknown op";
 }
 

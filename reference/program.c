@@ -20,7 +20,8 @@ struct anx_program {
 typedef anx_status (*op_function)(const ref_call *);
 
 static const op_function functions[ANX_OP_KINDS] = {ref_input, ref_conv_fwd, ref_bn_fwd_coef, ref_join_fwd, ref_pool_fwd, ref_gap_fwd,
-                                                    ref_xent,  ref_conv_bwd, ref_bn_bwd_coef, ref_join_bwd, ref_pool_bwd, ref_sgd};
+                                                    ref_xent,  ref_conv_bwd, ref_bn_bwd_coef, ref_join_bwd, ref_pool_bwd, ref_sgd,
+                                                    ref_loss_scale};
 
 /* The values of tensor `id` that an op sees as floats of its own: none of an absent, a plain or an F32 one. */
 static uint64_t wide(const anx_tensor *tensors, int32_t id) {

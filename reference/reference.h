@@ -82,6 +82,7 @@ anx_status ref_bn_bwd_coef(const ref_call *);
 anx_status ref_join_bwd(const ref_call *);
 anx_status ref_pool_bwd(const ref_call *);
 anx_status ref_sgd(const ref_call *);
+anx_status ref_loss_scale(const ref_call *);
 
 /* What an op stores in an activation. */
 static inline float ref_stored(const anx_op *o, double v) { return o->dtype == ANX_F32 ? (float)v : ref_rounded(o->dtype, v); }

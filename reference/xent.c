@@ -3,7 +3,7 @@
  *   loss(n) = sum over c of target(n,c) (log of the sum of exp z(n,.) - z(n,c)), target = (1-e) onehot + e/C
  *   dlogits(n,c) = scale / valid (softmax(n,c) - target(n,c)) for n < valid, else 0
  *
- * logits, dlogits float [N][C], y int32 [N], counters double [ANX_COUNTERS]. */
+ * scale is 1 without one. logits, dlogits float [N][C], y int32 [N], counters double [ANX_COUNTERS]. */
 #include <math.h>
 
 #include "reference.h"
@@ -20,12 +20,12 @@ static int32_t rank(const float *z, int32_t classes, int32_t label) {
 
 anx_status ref_xent(const ref_call *call) {
   const anx_op *o = call->op;
-  const float *logits = call->in[0];
+  const float *logits = call->in[0], *scale = call->in[2];
   const int32_t *y = call->in[1];
   double *counters = call->out[0];
   float *dlogits = call->out[1];
   const int32_t classes = o->c;
-  const double e = o->f[0], wanted = call->slots[o->slot[0]];
+  const double e = o->f[0], wanted = call->slots[o->slot[0]], loss_scale = scale ? scale[ANX_SCALE] : 1;
 
   if (!(wanted >= 0 && wanted <= o->n) || wanted != floor(wanted))
     return ref_fail_op(call->context, ANX_INVALID_ARGUMENT, call->number, o, "%g valid rows of a batch of %d", wanted, o->n);
@@ -44,7 +44,7 @@ anx_status ref_xent(const ref_call *call) {
     for (int32_t c = 0; c < classes; c++) {
       const double target = (c == y[n] ? 1 - e : 0) + e / classes;
       if (target != 0) loss += target * (log(sum) + most - z[c]);
-      if (dlogits) dlogits[(int64_t)n * classes + c] = ref_stored(o, call->slots[o->slot[1]] / valid * (exp(z[c] - most) / sum - target));
+      if (dlogits) dlogits[(int64_t)n * classes + c] = ref_stored(o, loss_scale / valid * (exp(z[c] - most) / sum - target));
     }
     const int32_t before = rank(z, classes, y[n]);
     counters[ANX_LOSS_SUM] += loss;

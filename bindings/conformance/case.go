@@ -71,7 +71,7 @@ func (c *Case) MACs() int64 {
 // Cases is every case, in a fixed order with fixed contents.
 func Cases() []Case {
 	var all []Case
-	for _, family := range [][]Case{inputCases(), convCases(), batchNormCases(), joinCases(), poolCases(), gapCases(), xentCases(), sgdCases(), programCases()} {
+	for _, family := range [][]Case{inputCases(), convCases(), batchNormCases(), joinCases(), poolCases(), gapCases(), xentCases(), sgdCases(), lossScaleCases(), programCases()} {
 		all = append(all, family...)
 	}
 	return all

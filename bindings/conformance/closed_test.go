@@ -159,8 +159,8 @@ func lossCase(classes int, smoothing, valid float64, logits []float32, labels []
 	b := newBuilder("xent", "paper")
 	op := mapOp(bindings.Xent, len(labels), 1, 1, classes)
 	op.F[0] = float32(smoothing)
-	op.Slot = [2]int32{b.slot(valid), b.slot(2)}
-	in := []int32{b.activation("logits", len(labels), 1, 1, classes, logits), b.integers("y", 1, len(labels), labels)}
+	op.Slot[0] = b.slot(valid)
+	in := []int32{b.activation("logits", len(labels), 1, 1, classes, logits), b.integers("y", 1, len(labels), labels), b.vector("scale", []float32{2, 0, 0, 0})}
 	out := []int32{b.updated(b.doubles("counters", 1, bindings.Counters, make([]float64, bindings.Counters)), 1), b.output("dlogits", activationTensor(len(labels), 1, 1, classes), 1)}
 	b.op(op, in, out)
 	return b, out
@@ -196,8 +196,8 @@ func TestSGDOnPaper(t *testing.T) {
 	for flags, want := range map[uint32]float64{0: 9.52, bindings.Nesterov: 9.268} {
 		b := newBuilder("sgd", "paper")
 		op := mapOp(bindings.SGD, 1, 1, 1, 1)
-		op.Flags, op.F, op.Slot = flags, [2]float32{0.9, 0.1}, [2]int32{b.slot(0.1), b.slot(0.5)}
-		in := []int32{b.vector("g", []float32{4})}
+		op.Flags, op.F, op.Slot[0] = flags, [2]float32{0.9, 0.1}, b.slot(0.1)
+		in := []int32{b.vector("g", []float32{4}), b.vector("scale", []float32{8, 0.5, 0, 0})}
 		out := []int32{b.updated(b.vector("w", []float32{10}), 1), b.updated(b.vector("m", []float32{2}), 1), b.updated(b.doubles("counters", 1, bindings.Counters, make([]float64, bindings.Counters)), 1)}
 		b.op(op, in, out)
 		expect(t, b, out[0], want)
@@ -242,7 +242,7 @@ func TestInputOnPaper(t *testing.T) {
 func TestGradientsThatAreNotFiniteAreCounted(t *testing.T) {
 	b := newBuilder("sgd", "not finite")
 	op := mapOp(bindings.SGD, 1, 1, 1, 4)
-	op.Slot = [2]int32{b.slot(0), b.slot(1)}
+	op.Slot[0] = b.slot(0)
 	in := []int32{b.vector("g", []float32{1, float32(math.NaN()), float32(math.Inf(-1)), math.MaxFloat32})}
 	out := []int32{b.updated(b.vector("w", make([]float32, 4)), 1), b.updated(b.vector("m", make([]float32, 4)), 1), b.updated(b.doubles("counters", 1, bindings.Counters, make([]float64, bindings.Counters)), 1)}
 	expect(t, b.op(op, in, out), out[2], 0, 0, 0, 0, 2, 0, 0, 0)
@@ -272,4 +272,32 @@ func TestColourImageIsFlipped(t *testing.T) {
 	op.Slot[0] = b.slot(0)
 	out := []int32{b.output("X", activationTensor(1, 1, 3, 3), 1), b.output("y", plain(bindings.I32, 1, 1), 1)}
 	expect(t, b.op(op, in, out), out[0], 7, 8, 9, 4, 5, 6, 1, 2, 3)
+}
+
+func TestLossScaleOnPaper(t *testing.T) {
+	inf := float32(math.Inf(1))
+	for _, step := range []struct {
+		what          string
+		g             []float32
+		before, after [bindings.Scales]float64
+		nonfinite     float64
+	}{
+		{"a good step", []float32{1, -2}, [4]float64{64, 0, 0, 5}, [4]float64{64, 1.0 / 64, 1, 5}, 0},
+		{"the third in a row", []float32{1, -2}, [4]float64{64, 0, 2, 5}, [4]float64{128, 1.0 / 64, 0, 5}, 0},
+		{"at the largest", []float32{1, -2}, [4]float64{256, 0, 2, 5}, [4]float64{256, 1.0 / 256, 0, 5}, 0},
+		{"overflow", []float32{inf, 1}, [4]float64{64, 1, 2, 5}, [4]float64{32, 0, 0, 6}, 0},
+		{"overflow at scale 1", []float32{inf, inf - inf}, [4]float64{1, 1, 2, 5}, [4]float64{1, 0, 0, 6}, 2},
+	} {
+		b := newBuilder("loss_scale", "paper "+step.what)
+		op := mapOp(bindings.LossScale, 1, 1, 1, 2)
+		op.F = [2]float32{3, 256}
+		before := make([]float32, bindings.Scales)
+		for i, v := range step.before {
+			before[i] = float32(v)
+		}
+		out := []int32{b.updated(b.vector("scale", before), 1), b.updated(b.doubles("counters", 1, bindings.Counters, make([]float64, bindings.Counters)), 1)}
+		b.op(op, []int32{b.vector("g", step.g)}, out)
+		expect(t, b, out[0], step.after[:]...)
+		expect(t, b, out[1], 0, 0, 0, 0, step.nonfinite, 0, 0, 0)
+	}
 }

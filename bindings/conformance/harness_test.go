@@ -103,7 +103,7 @@ func TestCasesAreFixedAndDistinct(t *testing.T) {
 // The harness must see one wrong element, one NaN, one guard byte, one changed input.
 func TestHarnessSeesWhatIsWrong(t *testing.T) {
 	ctx := reference(t)
-	for _, name := range []string{"conv_fwd 16x5x4x9->9 3x3/1 g=3 affine+sums", "pool_bwd 16x7x7x17", "sgd 16 momentum 0.9 decay 5e-05 rate 0.1 1/scale 1 nesterov"} {
+	for _, name := range []string{"conv_fwd 16x5x4x9->9 3x3/1 g=3 affine+sums", "pool_bwd 16x7x7x17", "sgd 16 momentum 0.9 decay 5e-05 rate 0.1 scale 1 nesterov"} {
 		c := find(t, name)
 		t.Run(c.Family, func(t *testing.T) {
 			b, err := Bind(ctx, c)

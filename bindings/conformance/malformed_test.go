@@ -75,6 +75,9 @@ func mistakes() []malformed {
 		{"a slot beyond the slots", "xent", op(func(o *bindings.Op) { o.Slot[0] = 17 }), invalid, "xent"},
 		{"no slot", "sgd", op(func(o *bindings.Op) { o.Slot[0] = -1 }), invalid, "sgd"},
 		{"more momenta than weights", "sgd", out(1, func(t *bindings.Tensor) { t.N = 2 }), invalid, "sgd"},
+		{"half a loss scale", "loss_scale", out(0, func(t *bindings.Tensor) { t.C = 2 }), invalid, "loss_scale"},
+		{"a scale without a gradient", "xent", op(func(o *bindings.Op) { o.In[2], o.Out[1] = o.In[0], -1 }), invalid, "xent"},
+		{"doubling after no step", "loss_scale", op(func(o *bindings.Op) { o.F[0] = 0 }), invalid, "loss_scale"},
 		{"images of two channels", "input", in(0, func(t *bindings.Tensor) { t.C, t.W = 2, t.W/2 }), invalid, "input"},
 		{"a table that ends within a row", "input", in(2, func(t *bindings.Tensor) { t.N, t.C = 1, t.N*t.C-1 }), invalid, "input"},
 	}

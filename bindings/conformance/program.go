@@ -128,7 +128,7 @@ func networkCase(o networkOptions) Case {
 	if o.live {
 		b.Name += " all live"
 	}
-	b.Slots = []float64{0.1, float64(o.n), 1}
+	b.Slots = []float64{0.1, float64(o.n)}
 	width := 2 * o.g
 	output := width
 	if o.projection {
@@ -170,7 +170,7 @@ func networkCase(o networkOptions) Case {
 	counters := b.updated(b.doubles("counters", 1, bindings.Counters, make([]float64, bindings.Counters)), 4096)
 	dlogits := b.between("d logits", activationTensor(o.n, 1, 1, classes))
 	loss := mapOp(bindings.Xent, o.n, 1, 1, classes)
-	loss.F[0], loss.Slot = 0.1, [2]int32{1, 2}
+	loss.F[0], loss.Slot[0] = 0.1, 1
 	b.op(loss, []int32{logits, b.integers("labels", 1, o.n, labels)}, []int32{counters, dlogits})
 
 	dmean := b.between("d pooled", activationTensor(o.n, 1, 1, output))

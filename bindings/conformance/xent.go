@@ -54,7 +54,9 @@ func xent(n, classes int, o xentOptions) Case {
 	op.Slot[0] = b.slot(float64(o.valid))
 	if o.gradient {
 		out = append(out, b.slack(b.output("dlogits", activationTensor(n, 1, 1, classes), classes), 2))
-		op.Slot[1] = b.slot(o.scale)
+		if o.scale != 1 {
+			in = append(in, b.vector("scale", []float32{float32(o.scale), 0, 3, 2}))
+		}
 	}
 	if o.logits == "large" { // exp and log of numbers near 100
 		b.slack(out[0], 8)
