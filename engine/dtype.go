@@ -11,6 +11,9 @@ import (
 // in every run.
 var dtypes = map[string]bindings.DType{"fp32": bindings.F32, "fp16": bindings.F16, "bf16": bindings.BF16}
 
+// DTypes are the names that Config.DType can have.
+func DTypes() []string { return []string{"fp32", "fp16", "bf16"} }
+
 // The loss scale of fp16 runs, whose small gradients would else be 0: where it begins, how many steps without overflow double it, and how
 // far. The first two are those of PyTorch's GradScaler. A step that overflows is skipped and halves the scale; its running statistics have
 // moved all the same, as PyTorch's have. A step that overflows at scale 1 counts as divergence.

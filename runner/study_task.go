@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"anynetx/anynetx"
+	"anynetx/engine"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -222,7 +223,7 @@ func (s *Study) readTask(n, defaults *yaml.Node) (*Task, error) {
 	case len(t.Strides) != anynetx.Stages:
 		return nil, at(where("strides"), "task %s: strides has %d numbers, must have one per stage (%d)", t.Name, len(t.Strides), anynetx.Stages)
 	}
-	if err := oneOf(where("dtype"), "task "+t.Name+": dtype", t.DType, "fp32"); err != nil {
+	if err := oneOf(where("dtype"), "task "+t.Name+": dtype", t.DType, engine.DTypes()...); err != nil {
 		return nil, err
 	}
 	if err := oneOf(where("metric"), "task "+t.Name+": metric", t.Metric, "top1", "top5"); err != nil {

@@ -53,7 +53,7 @@ func TestStudyMistakes(t *testing.T) {
 		{"    classes: 5", "    strides: [1, 2, 3, 1]", "stride of stage 3 is 3"},
 		{"    classes: 5", "    stem: big_stem", `stem is "big_stem"`},
 		{"    classes: 5", "    epochs: 0", "small.yaml:9: task first: epochs is 0"},
-		{"    classes: 5", "    dtype: int8", `small.yaml:9: task first: dtype is "int8", must be fp32`},
+		{"    classes: 5", "    dtype: int8", `small.yaml:9: task first: dtype is "int8", must be fp32 or fp16 or bf16`},
 		{"    classes: 5", "    recipe: large", `small.yaml:9: task first: recipe "large" is not among`},
 		{"    classes: 5", "    replicates: 0", "small.yaml:9: replicates: count is 0"},
 		{"    classes: 5", "    architectures: some", "small.yaml:9: architectures must be all,"},

@@ -58,6 +58,12 @@ func openEngine(o WorkerOptions, p *Plan) (Trainers, error) {
 	if err != nil {
 		return nil, fmt.Errorf("device %s: %w", o.Device, err)
 	}
+	for i := range p.Tasks {
+		if err := engine.CheckDType(context, p.Tasks[i].DType); err != nil {
+			context.Close()
+			return nil, fmt.Errorf("task %s, device %s: %w", p.Tasks[i].Name, o.Device, err)
+		}
+	}
 	return &engineTrainers{context: context, seed: p.Seed, dataDir: o.DataDir, where: Provenance{Backend: backend, Device: fmt.Sprintf("%s:%d", backend, index),
 		DeviceName: context.Info().Name, Library: library.SHA256, Threads: o.Threads}}, nil
 }

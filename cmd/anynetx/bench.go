@@ -36,7 +36,7 @@ func benchCommand() *cli.Command {
 				&cli.IntFlag{Name: "threads", Value: 1, Usage: "`NUMBER` of threads of one model; 0: all cores"},
 				&cli.IntFlag{Name: "processes", Value: 1, Usage: "`NUMBER` of models trained at once, each with --threads of its own; 0: one per core"},
 				&cli.Float64Flag{Name: "seconds", Value: 10, Usage: "measure for so many `SECONDS`"},
-				&cli.StringFlag{Name: "dtype", Value: "fp32", Usage: "`TYPE` of activations: fp32 or bf16"},
+				&cli.StringFlag{Name: "dtype", Value: "fp32", Usage: "`TYPE` of activations and their gradients: fp32, fp16 or bf16, where the device has it"},
 				&cli.BoolFlag{Name: "ops", Usage: "where the time goes: by kind of op, and the slowest ops"}),
 			Action: benchNetwork,
 		}, {

@@ -6,15 +6,16 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/gofrs/flock"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
-	"anynetx/anynetx"
 	"anynetx/bindings"
 	"anynetx/datasets"
+	"anynetx/engine"
 	"anynetx/runner"
 )
 
@@ -25,7 +26,7 @@ func doctorCommand() *cli.Command {
 		Description: "Example:\n\nanynetx doctor --study studies/quick.yaml --out study-quick\n\n" +
 			"Looks at the native libraries, the processor, the data sets, the disk and file locks. Exit code 1 if something that is needed is missing.",
 		Flags: []cli.Flag{dataFlag(),
-			&cli.StringFlag{Name: "study", Usage: "also the data sets of a study `FILE`", TakesFile: true},
+			&cli.StringFlag{Name: "study", Usage: "also the data sets and dtypes of a study `FILE`", TakesFile: true},
 			&cli.StringFlag{Name: "out", Value: ".", Usage: "the `FOLDER` that results are to go to", TakesFile: true},
 			&cli.BoolFlag{Name: "json", Usage: "an array of findings on standard output"}},
 		Action: doctor,
@@ -50,11 +51,12 @@ func doctor(c *cli.Context) error {
 	findings := append(examineLibraries(), examineDisk(c.String("out"))...)
 	needed := []string{}
 	if c.IsSet("study") {
-		list, err := studyDatasets(c.String("study"))
+		study, err := runner.ReadStudy(c.String("study"))
 		if err != nil {
 			return err
 		}
-		needed = list
+		needed = studyDatasets(study)
+		findings = append(findings, examineDTypes(study)...)
 	}
 	for _, name := range needed {
 		findings = append(findings, examineDataset(name, c.String("data")))
@@ -221,6 +223,36 @@ func tryLock(dir string) (err error) {
 	return nil
 }
 
+// examineDTypes looks for a device for each dtype of a study's tasks.
+func examineDTypes(study *runner.Study) (list []finding) {
+	devices, _ := listDevices()
+	for _, t := range study.Tasks {
+		f := finding{Check: "dtype " + t.DType, State: stateOK}
+		if slices.ContainsFunc(list, func(g finding) bool { return g.Check == f.Check }) {
+			continue
+		}
+		var able []string
+		for _, d := range devices {
+			if d.BackEnd == "reference" {
+				continue // nobody would wait for it
+			}
+			ctx, err := openDevice(d.ID, 1)
+			if err == nil {
+				if engine.CheckDType(ctx, t.DType) == nil {
+					able = append(able, d.ID)
+				}
+				ctx.Close()
+			}
+		}
+		f.Found = strings.Join(able, ", ")
+		if len(able) == 0 {
+			f.State, f.Found, f.Mend = stateFailed, "no device here can train in it", "give the study's tasks another dtype: "+strings.Join(engine.DTypes(), ", ")
+		}
+		list = append(list, f)
+	}
+	return list
+}
+
 func examineDataset(name, dir string) finding {
 	f := finding{Check: "data set " + name, State: stateOK}
 	files, err := datasets.Verify(name, dir)
@@ -248,22 +280,12 @@ func surveyDatasets(dir string) finding {
 	return f
 }
 
-// studyDatasets are the data sets that the tasks of a study file name, each once.
-func studyDatasets(path string) ([]string, error) {
-	study, err := runner.ReadStudy(path)
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	seen := map[string]bool{}
+// studyDatasets are the data sets that the tasks of a study name, each once.
+func studyDatasets(study *runner.Study) (names []string) {
 	for _, t := range study.Tasks {
-		if !seen[t.Dataset] {
-			seen[t.Dataset] = true
+		if !slices.Contains(names, t.Dataset) {
 			names = append(names, t.Dataset)
 		}
 	}
-	if len(names) == 0 {
-		return nil, anynetx.Inputf("%s names no data set", path)
-	}
-	return names, nil
+	return names
 }

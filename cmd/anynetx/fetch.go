@@ -22,16 +22,17 @@ import (
 
 	"anynetx/anynetx"
 	"anynetx/datasets"
+	"anynetx/runner"
 )
 
 func dataFetch(c *cli.Context) error {
 	names, dir := c.Args().Slice(), c.String("data")
 	if c.IsSet("study") {
-		list, err := studyDatasets(c.String("study"))
+		study, err := runner.ReadStudy(c.String("study"))
 		if err != nil {
 			return err
 		}
-		names = append(names, list...)
+		names = append(names, studyDatasets(study)...)
 	}
 	if len(names) == 0 {
 		return anynetx.Inputf("data fetch takes the names of data sets, or --study; `anynetx data list` shows them")

@@ -32,7 +32,7 @@ func trainCommand() *cli.Command {
 			&cli.IntFlag{Name: "epochs", Value: 5, Usage: "`NUMBER` of passes over the training images"},
 			&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "root `SEED` of weights, order and augmentation"},
 			&cli.IntFlag{Name: "replicate", Usage: "`NUMBER` of the repetition: the same with other random numbers"},
-			&cli.StringFlag{Name: "dtype", Value: "fp32", Usage: "`TYPE` of activations: fp32"},
+			&cli.StringFlag{Name: "dtype", Value: "fp32", Usage: "`TYPE` of activations and their gradients: fp32, fp16 or bf16, where the device has it"},
 			&cli.StringFlag{Name: "device", Value: "cpu:0", Usage: "`ID` of a device; `anynetx devices` shows them"},
 			&cli.IntFlag{Name: "threads", Usage: "`NUMBER` of threads on a processor; the result does not depend on it", DefaultText: "all cores"},
 			&cli.StringFlag{Name: "out", Usage: "new `FOLDER` for weights.safetensors and result.json", TakesFile: true},
