@@ -1,7 +1,7 @@
 #!/bin/bash
 # Checks and measures the CUDA back end on a machine with a GPU, which may have neither Go nor a network: gpu_check.sh [quick|all|PART...]
-# PART: conformance, sanitizers, kernels, training. Each leaves JSON or a log under bench/results/gpu (or $OUT).
-# Built beforehand with `scripts/gpu_check.sh pack`, which puts the library, the reference and the test program into build/gpu.
+# PART: conformance, sanitizers, kernels, training, speed. Each leaves JSON or a log under bench/results/gpu (or $OUT).
+# Built beforehand with `scripts/gpu_check.sh pack`, which puts the libraries, the test program and anynetx into build/gpu.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 kit=build/gpu
@@ -12,6 +12,7 @@ if [ "${1:-}" = pack ]; then
   rm -rf "$kit" && mkdir -p "$kit"
   cp "${LIBRARY:-build/cuda13-lib/libanx_cuda.so}" build/lib/libanx_reference.so build/lib/libanx_cpu.so "$kit/"
   go test -c -o "$kit/verify.test" ./cuda/verify
+  go build -o "$kit/anynetx" ./cmd/anynetx
   du -sh "$kit"
   exit
 fi
@@ -35,7 +36,12 @@ part() { # name, seconds, command...
 conformance() {
   for dtype in f32 f16 bf16; do part "conformance-$dtype" 240 "$kit/verify.test" -test.v -test.run "TestConformance/^$dtype\$"; done
 }
-training() { part training 240 "$kit/verify.test" -test.v -test.run TestTraining; }
+training() { part training 240 "$kit/verify.test" -test.v -test.run 'TestTraining|TestLearns'; }
+speed() { # of 16 networks; QUICK=2: of 2
+  local device=${ANX_DEVICE:-cuda:0}
+  part speed-32 200 python3 bench/gpu.py --program "$kit/anynetx" --device "$device" --count "${QUICK:-16}" --out "$out/speed.jsonl"
+  part speed-224 200 python3 bench/gpu.py --program "$kit/anynetx" --device "$device" --resolution 224 --count "${QUICK:-16}" --out "$out/speed.jsonl"
+}
 sanitizers() {
   local tool=${SANITIZER:-$(command -v compute-sanitizer || true)}
   if [ -z "$tool" ]; then
@@ -53,8 +59,8 @@ kernels() { ANX_BENCH=$PWD/$out/kernels.jsonl part kernels 420 "$kit/verify.test
 
 case ${1:-all} in
   quick) part conformance-f16 100 "$kit/verify.test" -test.v -test.run 'TestConformance/^f16$'; ANX_BENCH_QUICK=1 kernels ;;
-  all) conformance; training; sanitizers; kernels ;;
-  *) for p in "$@"; do case $p in conformance | sanitizers | kernels | training) $p ;; *) echo "no part $p" >&2; exit 2 ;; esac; done ;;
+  all) conformance; training; sanitizers; kernels; speed ;;
+  *) for p in "$@"; do case $p in conformance | sanitizers | kernels | training | speed) $p ;; *) echo "no part $p" >&2; exit 2 ;; esac; done ;;
 esac
 [ ! -s "$out/kernels.log" ] || grep -E 'us .*GB/s' "$out/kernels.log" | sed 's/.*go:[0-9]*: //' > "$out/kernels.txt"
 echo "$failed failed, $skipped skipped; logs in $out"
