@@ -204,15 +204,16 @@ func networkReport(n *anynetx.Network, config engine.Config, contexts []*binding
 	r.StepMS = (all[(len(all)-1)/2] + all[len(all)/2]).Seconds() * 1e3 / 2
 	r.GFLOPs = float64(r.TrainingFLOPs) * r.ImagesPerSecond / 1e9
 	if peak != nil {
-		fraction := r.GFLOPs / peakOf(peak, config.DType == "bf16")
+		fraction := r.GFLOPs / peakOf(peak, config.DType != "fp32")
 		r.FMAPeakGFLOPs, r.FractionOfPeak = &peak.FMAF32GFLOPs, &fraction
 	}
 	return r
 }
 
-// peakOf is the peak of convolutions whose activations are bf16 or fp32: where there is no dot product of bf16, they multiply as fp32 does.
-func peakOf(peak *bindings.Ceilings, bf16 bool) float64 {
-	if bf16 && peak.DotBF16GFLOPs > 0 {
+// peakOf is the peak of convolutions whose activations are of 16 bits or fp32: where there is no dot product of bf16 (fp16 has the same
+// rate), they multiply as fp32 does.
+func peakOf(peak *bindings.Ceilings, half bool) float64 {
+	if half && peak.DotBF16GFLOPs > 0 {
 		return peak.DotBF16GFLOPs
 	}
 	return peak.FMAF32GFLOPs
