@@ -23,6 +23,7 @@ import (
 //	work/<run_id>/lease-<n> end-<n> <n>/journal.jsonl <n>/checkpoint-<step>    of runs that are not committed; n is the attempt
 //	work/journals/*.jsonl                                             events and telemetry of living processes, Parquet when they end
 //	work/devices/*.jsonl                                              what happened to devices and on them, see quarantine.go
+//	work/joined, work/slurm/                                          see folderLocks; scripts, logs and answers of Slurm
 //	work/index.jsonl                                                  what was committed, to spare readers the opening of thousands of files
 type Store struct {
 	Dir  string
