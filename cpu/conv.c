@@ -12,8 +12,8 @@ static int divide_up(int a, int b) { return (a + b - 1) / b; }
 
 static int round16(int n) { return (n + 15) / 16 * 16; }
 
-/* Cost per pixel of a weight gradient, in multiply-add vectors: through transposed tiles, where channels are padded to 16 and transposing
- * takes 8, or from lane sums of a slice of n pixels, which take 6. */
+/* Cost per vector of images of a weight gradient, in multiply-adds: through transposed tiles, where channels are padded to 16 and transposing
+ * takes 8, or from lane sums of a slice of n vectors, which take 6. */
 static int transposing_pays(const anx_conv_plan *p, int n) {
   return (int64_t)round16(p->gi) * (p->go + 8) * n < (int64_t)p->gi * p->go * (n + 6);
 }
@@ -24,11 +24,12 @@ static void plan_pointwise(anx_conv_plan *p, const anx_op *op) {
   const int backward = op->kind == ANX_CONV_BWD;
   p->pointwise = 1;
   p->blocks = 1;
-  const int fit = p->pair * (backward ? POINTWISE_FLOATS / ANX_IMAGES / (2 * p->gi + p->go) : TILE_FLOATS / 2 / ANX_IMAGES / p->gi);
-  p->rows = most(16, least(backward ? 64 : 128, fit / 8 * 8));
+  const int fit = p->pair * (backward ? POINTWISE_FLOATS / ANX_IMAGES / (2 * p->gi + p->pair * p->go) : TILE_FLOATS / 2 / ANX_IMAGES / p->gi);
+  const int cap = backward ? 64 * p->pair : 128;
+  p->rows = most(16, least(cap, fit / 8 * 8));
   if (backward) {
-    p->transposed = transposing_pays(p, least(p->rows, p->pixels));
-    if (!p->transposed) p->rows = 64;
+    p->transposed = transposing_pays(p, divide_up(least(p->rows, p->pixels), p->pair));
+    if (!p->transposed) p->rows = cap;
   }
   const int unit = op->stride == 1 ? 1 : op->q, units = p->pixels / unit; /* strided: whole output rows, whose input rows a slice owns */
   p->rows = least(most(1, p->rows / unit), units);
