@@ -39,6 +39,7 @@ type deviceRecord struct {
 
 const (
 	recordAttempt = "attempt" // at a run, ended
+	recordMemory  = "memory"  // a run has run out of it
 	recordSession = "session" // a coordinator begins: failed starts so far are forgotten, since what made them fail may be mended
 	recordRelease = "release" // a person takes the device into use again
 )
@@ -92,6 +93,8 @@ type deviceLog struct {
 	mu      sync.Mutex
 	read    map[string]int64 // bytes of each file that are done with
 	records map[string][]deviceRecord
+
+	outOfMemory []deviceRecord
 }
 
 // refresh reads what is new. The caller holds mu, as for all that follows.
@@ -121,6 +124,9 @@ func (d *deviceLog) refresh() error {
 			var r deviceRecord
 			if records, _ := journalLines(line); len(records) == 1 && json.Unmarshal(records[0], &r) == nil {
 				d.records[r.Device] = append(d.records[r.Device], r)
+				if r.Model != "" {
+					d.outOfMemory = append(d.outOfMemory, r)
+				}
 			}
 		}
 	}
@@ -143,7 +149,7 @@ func readFrom(path string, offset int64) ([]byte, error) {
 func (d *deviceLog) events() (list []telemetry.Event) {
 	for _, records := range d.records {
 		for _, r := range records {
-			if r.Kind != recordAttempt && r.Kind != recordSession && r.Kind != recordRelease {
+			if !slices.Contains([]string{recordAttempt, recordMemory, recordSession, recordRelease}, r.Kind) {
 				list = append(list, telemetry.Event{Time: r.Time, Device: r.Device, Kind: telemetry.Kind(r.Kind), XID: r.XID, Text: r.Text})
 			}
 		}
@@ -154,21 +160,24 @@ func (d *deviceLog) events() (list []telemetry.Event) {
 
 // footprint is the memory that a run is given on a device, from what it plans and from what became of runs of its kind.
 func (s *Store) footprint(r *PlannedRun, planned int64) (int64, error) {
+	ranOut, err := s.ranOut(r)
+	return s.policy.footprint(planned, ranOut), err
+}
+
+// ranOut are the plans with which runs of this kind ran out of memory. One such is enough: they have the device for themselves from then on.
+func (s *Store) ranOut(r *PlannedRun) (plans []int64, err error) {
 	d := &s.devices
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.refresh(); err != nil {
-		return 0, err
+		return nil, err
 	}
-	var ranOut []int64
-	for _, records := range d.records {
-		for _, record := range records {
-			if record.Model == r.footprintKey() {
-				ranOut = append(ranOut, record.Bytes)
-			}
+	for _, record := range d.outOfMemory {
+		if record.Model == r.footprintKey() {
+			plans = append(plans, record.Bytes)
 		}
 	}
-	return s.policy.footprint(planned, ranOut), nil
+	return plans, nil
 }
 
 // verdict says whether a device may be used.
@@ -249,15 +258,21 @@ func (s *Store) judge(device string) (verdict, error) {
 	return s.policy.judge(s.devices.records[device], boot), nil
 }
 
+// learnMemory notes what a run had planned to take when it ran out of memory.
+func (s *Store) learnMemory(r *PlannedRun, l *lease, t Trainers) error {
+	bytes, err := t.Need(r)
+	if err != nil {
+		bytes = 0 // by its plan nothing is known, and the attempt's own error says why
+	}
+	return s.noteDevice(deviceRecord{Device: l.deviceKey(), Kind: recordMemory, RunID: r.ID, Attempt: l.Attempt, Model: r.footprintKey(), Bytes: bytes})
+}
+
 // aftermath puts the end of an attempt on its device's record, and what follows from it for the run among the events.
 func (s *Store) aftermath(r *PlannedRun, l *lease, row *attemptRow, events *recorder) error {
 	if row.Outcome != outcomeFailed && row.Outcome != outcomeCommitted {
 		return nil
 	}
 	record := deviceRecord{Device: l.deviceKey(), Kind: recordAttempt, RunID: r.ID, Attempt: l.Attempt, Class: row.FailureClass, Steps: row.Steps, Text: row.FailureText}
-	if row.FailureClass == classMemory && row.ArenaBytes != nil && row.StateBytes != nil {
-		record.Model, record.Bytes = r.footprintKey(), *row.ArenaBytes+*row.StateBytes
-	}
 	if err := s.noteDevice(record); err != nil || row.Outcome != outcomeFailed {
 		return err
 	}

@@ -203,6 +203,11 @@ func (q *queue) next(fits func(*PlannedRun) bool) (offer, error) {
 		if o.decision, err = q.store.decide(o.earlier); err != nil {
 			return offer{}, err
 		}
+		ranOut, err := q.store.ranOut(r)
+		if err != nil {
+			return offer{}, err
+		}
+		o.decision.Alone = o.decision.Alone || len(ranOut) > 0
 		if !committed[r.ID] { // unless it was while we took the lease
 			done, err := q.store.committed(r)
 			if err != nil {

@@ -183,6 +183,9 @@ func (w *worker) attempt(o offer, t Trainers, shared *atomic.Bool, trained func(
 	w.send(Message{Kind: "start", RunID: r.ID, Task: r.Task.Name, ArchID: r.Member.ID, Attempt: l.Attempt, Epochs: r.Task.Epochs})
 	res, err := w.fate(o, t, row)
 	row.Shared = shared.Load()
+	if classify(err) == classMemory {
+		err = errors.Join(err, w.store.learnMemory(r, l, t)) // before anything else is put on the device
+	}
 	w.send(Message{Kind: "trained", RunID: r.ID, Attempt: l.Attempt})
 	trained()
 	if err == nil {
