@@ -50,6 +50,12 @@ test: ## everything that can be tested without a GPU, with a count of skips and 
 test-faults: build ## faults that take minutes: a real Slurm whose time limits, urgent jobs and dying daemons disturb a study
 	ANX_FAULTS=1 go test -count=1 -timeout 20m -run Faults -json ./runner ./cmd/anynetx | go run ./scripts/testsummary
 
+.PHONY: test-faults
+test-faults: ## the long fault tests: 100 seeded kills with fake and with real trainings, checkpoints cut at every byte, disks that fill at every write
+	@scripts/install.sh test
+	@$(MAKE) --no-print-directory build
+	ANX_FAULTS=long ANX_REQUIRE=cpu go test -count=1 -timeout 20m -json -run 'KilledAndResumed$$|DamagedCheckpoint$$|DiskFullAtEachWrite|Slurm' ./engine ./runner | go run ./scripts/testsummary
+
 .PHONY: sanitize fuzz
 FUZZ_SECONDS ?= 30
 sanitize: ## the tests of native code with AddressSanitizer and UndefinedBehaviorSanitizer

@@ -46,7 +46,9 @@ func (s *Store) commit(r *PlannedRun, l *lease, res result) error {
 		if err != nil {
 			return commitError(err)
 		}
-		tell(s.hook, "epochs committed")
+		if err := tell(s.hook, "epochs committed"); err != nil {
+			return err
+		}
 	}
 	if l.fenced() {
 		return errFenced
@@ -58,7 +60,9 @@ func (s *Store) commit(r *PlannedRun, l *lease, res result) error {
 	if err := results.Write(path, "runs", []runRow{run}, s.metadata()); err != nil {
 		return commitError(err)
 	}
-	tell(s.hook, "runs committed")
+	if err := tell(s.hook, "runs committed"); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	s.known[r.ID] = true
 	s.mu.Unlock()
@@ -157,11 +161,15 @@ func (s *Store) clear(runID string) error {
 	if err := s.publishAttempts(runID); err != nil {
 		return err
 	}
-	tell(s.hook, "attempts published")
+	if err := tell(s.hook, "attempts published"); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(s.workDir(runID)); err != nil {
 		return diskError(err)
 	}
-	tell(s.hook, "work cleared")
+	if err := tell(s.hook, "work cleared"); err != nil {
+		return err
+	}
 	return s.forgetCancel(runID)
 }
 

@@ -59,6 +59,14 @@ func behaviour(b fakeBehaviour) string {
 	return fakeVariable + "=" + string(text)
 }
 
+// seeds is how many disturbances are tried: 20, or 100 in the long form that make test-faults asks for.
+func seeds() int64 {
+	if os.Getenv("ANX_FAULTS") == "long" {
+		return 100
+	}
+	return 20
+}
+
 var fast = fakeBehaviour{Step: 2 * time.Millisecond}
 
 // coordinatorProcess is a `study run` that a test can kill.
@@ -273,7 +281,7 @@ func TestKilledAndResumed(t *testing.T) {
 	want := undisturbed(t, study, 2, behaviour(fast))
 	var lost, resumed atomic.Int64
 	t.Run("seeds", func(t *testing.T) {
-		for seed := range uint64(20) {
+		for seed := range uint64(seeds()) {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
 				dir := t.TempDir()
@@ -287,7 +295,7 @@ func TestKilledAndResumed(t *testing.T) {
 		}
 	})
 	t.Logf("%d attempts were killed, %d went on from a checkpoint", lost.Load(), resumed.Load())
-	if lost.Load() < 10 || resumed.Load() < 5 {
+	if lost.Load() < seeds()/2 || resumed.Load() < seeds()/4 {
 		t.Errorf("only %d attempts were killed and %d resumed: the kills miss the work", lost.Load(), resumed.Load())
 	}
 }

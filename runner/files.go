@@ -34,8 +34,8 @@ func diskError(err error) error {
 }
 
 // writeFile makes a file appear whole or not at all: temporary name in the same folder, fsync, rename, fsync of the folder. hook, if not
-// nil, is told of each step.
-func writeFile(path, suffix string, hook func(string), fill func(io.Writer) error) (err error) {
+// nil, is told of each step and may make it fail.
+func writeFile(path, suffix string, hook func(string) error, fill func(io.Writer) error) (err error) {
 	dir, base := filepath.Split(path)
 	temporary := filepath.Join(dir, "."+base+".tmp-"+suffix)
 	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
@@ -51,18 +51,24 @@ func writeFile(path, suffix string, hook func(string), fill func(io.Writer) erro
 	if err := fill(f); err != nil {
 		return diskError(err)
 	}
-	tell(hook, base+" written")
+	if err := tell(hook, base+" written"); err != nil {
+		return err
+	}
 	if err := f.Sync(); err != nil {
 		return diskError(err)
 	}
 	if err := f.Close(); err != nil {
 		return diskError(err)
 	}
-	tell(hook, base+" synced")
+	if err := tell(hook, base+" synced"); err != nil {
+		return err
+	}
 	if err := os.Rename(temporary, path); err != nil {
 		return diskError(err)
 	}
-	tell(hook, base+" renamed")
+	if err := tell(hook, base+" renamed"); err != nil {
+		return err
+	}
 	return syncFolder(dir)
 }
 
@@ -123,8 +129,10 @@ func syncFolder(dir string) error {
 	return nil
 }
 
-func tell(hook func(string), point string) {
-	if hook != nil {
-		hook(point)
+// tell tells a test's hook of a step; what it returns is what the disk said.
+func tell(hook func(string) error, point string) error {
+	if hook == nil {
+		return nil
 	}
+	return diskError(hook(point))
 }

@@ -68,9 +68,9 @@ func killAt(o *WorkerOptions) {
 	if point == "" {
 		return
 	}
-	o.Hook = func(at string) {
+	o.Hook = func(at string) error {
 		if !strings.Contains(at, point) {
-			return
+			return nil
 		}
 		once := os.Getenv(onceVariable)
 		if f, err := os.OpenFile(once, os.O_CREATE|os.O_EXCL, 0o666); err == nil {
@@ -78,6 +78,7 @@ func killAt(o *WorkerOptions) {
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
 		}
+		return nil
 	}
 }
 

@@ -29,7 +29,7 @@ type Store struct {
 	Dir  string
 	Plan *Plan
 
-	hook    func(point string) // for tests: told of each step of a commit
+	hook    func(point string) error // for tests: told of each step of a commit, may make it fail
 	policy  *Policy
 	devices deviceLog
 

@@ -299,7 +299,7 @@ func TestCheckpointCutAtEveryByte(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for n := 0; n < len(data); n += 7 {
+	for n := range data {
 		opened, err := fakeTrainers{seed: store.Plan.Seed}.Open(r)
 		if err != nil {
 			t.Fatal(err)

@@ -34,7 +34,7 @@ type WorkerOptions struct {
 	Stdout io.Writer // messages for the coordinator, JSON lines; nil: none
 
 	Trainers func(WorkerOptions, *Plan) (Trainers, error) // nil: engine's
-	Hook     func(point string)                           // for tests: told of the steps of commits and checkpoints
+	Hook     func(point string) error                     // for tests: told of the steps of commits and checkpoints, may make them fail
 }
 
 // ErrStopped says that the work ended on request before it was done; the same command goes on with it.
