@@ -47,14 +47,8 @@ test: ## everything that can be tested without a GPU, with a count of skips and 
 	ANX_REQUIRE=cuda_host ANX_READERS_PYTHON=$(CURDIR)/build/venv/bin/python go test -count=1 -json ./... | go run ./scripts/testsummary
 
 .PHONY: test-faults
-test-faults: build ## faults that take minutes: a real Slurm whose time limits, urgent jobs and dying daemons disturb a study
-	ANX_FAULTS=1 go test -count=1 -timeout 20m -run Faults -json ./runner ./cmd/anynetx | go run ./scripts/testsummary
-
-.PHONY: test-faults
-test-faults: ## the long fault tests: 100 seeded kills with fake and with real trainings, checkpoints cut at every byte, disks that fill at every write
-	@scripts/install.sh test
-	@$(MAKE) --no-print-directory build
-	ANX_FAULTS=long ANX_REQUIRE=cpu go test -count=1 -timeout 20m -json -run 'KilledAndResumed$$|DamagedCheckpoint$$|DiskFullAtEachWrite|Slurm' ./engine ./runner | go run ./scripts/testsummary
+test-faults: build ## faults that take minutes: a real Slurm in distress, 100 seeded kills, checkpoints cut at every byte, disks full at every write
+	ANX_FAULTS=1 ANX_REQUIRE=cpu go test -count=1 -timeout 20m -run 'Faults|KilledAndResumed$$|DamagedCheckpoint$$|DiskFullAtEachWrite' -json ./engine ./runner ./cmd/anynetx | go run ./scripts/testsummary
 
 .PHONY: sanitize fuzz
 FUZZ_SECONDS ?= 30

@@ -61,7 +61,7 @@ func behaviour(b fakeBehaviour) string {
 
 // seeds is how many disturbances are tried: 20, or 100 in the long form that make test-faults asks for.
 func seeds() int64 {
-	if os.Getenv("ANX_FAULTS") == "long" {
+	if os.Getenv("ANX_FAULTS") != "" {
 		return 100
 	}
 	return 20
