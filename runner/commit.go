@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
+	"time"
 
 	"anynetx/results"
 )
@@ -164,8 +166,16 @@ func (s *Store) clear(runID string) error {
 	if err := tell(s.hook, "attempts published"); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(s.workDir(runID)); err != nil {
-		return diskError(err)
+	for again := 100; ; again-- {
+		err := os.RemoveAll(s.workDir(runID))
+		if err == nil {
+			break
+		}
+		// Another process took the next lease meanwhile; it will see the commit and let go.
+		if !errors.Is(err, syscall.ENOTEMPTY) || again == 0 {
+			return diskError(err)
+		}
+		time.Sleep(time.Millisecond)
 	}
 	if err := tell(s.hook, "work cleared"); err != nil {
 		return err
