@@ -153,7 +153,7 @@ func TestRetryKilledBetween(t *testing.T) {
 func TestCancel(t *testing.T) {
 	study, dir := writeStudy(t, patientStudy), t.TempDir()
 	want := undisturbed(t, study, 2, behaviour(fast))
-	slow := behaviour(fakeBehaviour{Step: 20 * time.Millisecond})
+	slow := behaviour(fakeBehaviour{Step: 150 * time.Millisecond}) // requests are looked for once a second
 	ctx, release := context.WithTimeout(t.Context(), time.Minute)
 	defer release()
 	c := startStudy(t, study, dir, 2, slow)
