@@ -12,7 +12,8 @@ if [ "${1:-}" = pack ]; then
   rm -rf "$kit" && mkdir -p "$kit"
   cp "${LIBRARY:-build/cuda13-lib/libanx_cuda.so}" build/lib/libanx_reference.so build/lib/libanx_cpu.so "$kit/"
   go test -c -o "$kit/verify.test" ./cuda/verify
-  go build -o "$kit/anynetx" ./cmd/anynetx
+  go build -ldflags='-s -w' -o "$kit/anynetx" ./cmd/anynetx
+  strip -g "$kit"/*.so
   du -sh "$kit"
   exit
 fi
