@@ -52,10 +52,13 @@ test-faults: build ## faults that take minutes: a real Slurm in distress, 100 se
 
 .PHONY: sanitize fuzz
 FUZZ_SECONDS ?= 30
-sanitize: ## the tests of native code with AddressSanitizer and UndefinedBehaviorSanitizer
+sanitize: ## native code with AddressSanitizer and UndefinedBehaviorSanitizer (its tests) and with ThreadSanitizer (cpu/race.c)
 	@cmake -S . -B build/sanitize -DANX_SANITIZE=address,undefined >build/sanitize.log 2>&1 || { cat build/sanitize.log >&2; exit 1; }
 	cmake --build build/sanitize --parallel $(jobs)
 	ANX_LIBRARY_DIR=$(CURDIR)/build/sanitize/lib scripts/under-sanitizer.sh ./bindings/... ./engine | go run ./scripts/testsummary
+	@cmake -S . -B build/tsan -DANX_SANITIZE=thread >build/tsan.log 2>&1 || { cat build/tsan.log >&2; exit 1; }
+	cmake --build build/tsan --parallel $(jobs) --target anx_cpu_race
+	TSAN_OPTIONS=halt_on_error=1 build/tsan/cpu/anx_cpu_race
 
 fuzz: ## every fuzz target for FUZZ_SECONDS (30)
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
