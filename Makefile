@@ -92,7 +92,7 @@ harness: harness-library ## the CUDA back end on the CPU harness: every kernel a
 	ANX_REQUIRE=cuda_host go test -count=1 -json ./cuda/... | go run ./scripts/testsummary
 harness-long: harness-library ## what make test leaves out: kernels broken on purpose, another GPU and schedule, sanitizers
 	kernels/selfcheck/mutations.sh
-	ANX_REQUIRE=cuda_host ANX_HOST_SM=70 ANX_HOST_SEED=2 go test -count=1 -json ./cuda/... | go run ./scripts/testsummary
+	ANX_REQUIRE=cuda_host ANX_HOST_SM=70 ANX_HOST_SEED=2 go test -count=1 -run Conformance -json ./cuda/... | go run ./scripts/testsummary
 	@cmake -S . -B build/sanitize -DANX_SANITIZE=address,undefined >build/sanitize.log 2>&1 || { cat build/sanitize.log >&2; exit 1; }
 	cmake --build build/sanitize --parallel $(jobs) --target anx_reference anx_cpu harness
 	ANX_LIBRARY_DIR=$(CURDIR)/build/sanitize/lib ANX_REQUIRE=cuda_host ANX_EVERY=5 scripts/under-sanitizer.sh -run 'Conformance|Harness|Faults' ./cuda/... | go run ./scripts/testsummary

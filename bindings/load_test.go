@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -67,6 +68,34 @@ func TestLoadRefusesWhatIsNoBackEnd(t *testing.T) {
 		}
 		if _, err := Load(name); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("a library that is %s: %v", name, err)
+		}
+	}
+}
+
+// Libraries that load and are none of ours, or of another version: each is refused by a sentence that says what is wrong.
+func TestLoadRefusesOtherVersions(t *testing.T) {
+	directory := t.TempDir()
+	t.Setenv("ANX_LIBRARY_DIR", directory)
+	header, err := filepath.Abs(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ source, want string }{
+		"no_symbol":   {"int other;", "anx_get_api"},
+		"no_version":  {"const anx_api *anx_get_api(uint32_t v) { return v == 99 ? (void *)1 : 0; }", "does not know ABI version"},
+		"new_version": {"static anx_api a = {ANX_ABI_VERSION + 1, sizeof a}; const anx_api *anx_get_api(uint32_t v) { return &a; }", "has ABI version"},
+		"small_table": {"static anx_api a = {ANX_ABI_VERSION, sizeof a - 8}; const anx_api *anx_get_api(uint32_t v) { return &a; }", "table of"},
+		"needs_more":  {"int absent(void); const anx_api *anx_get_api(uint32_t v) { return absent() ? 0 : 0; }", "absent"},
+	} {
+		source, library := filepath.Join(directory, name+".c"), filepath.Join(directory, "libanx_"+name+".so")
+		if err := os.WriteFile(source, []byte("#include \"anx.h\"\n"+c.source+"\n"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("cc", "-shared", "-fPIC", "-w", "-I"+header, "-o", library, source).CombinedOutput(); err != nil {
+			t.Fatalf("cc: %v\n%s", err, out)
+		}
+		if _, err := Load(name); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), library) || errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %v; want a sentence that names %s and %q", name, err, library, c.want)
 		}
 	}
 }

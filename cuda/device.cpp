@@ -48,9 +48,19 @@ anx_status context_create(anx_context **out, const anx_context_desc *desc) {
   if (!desc) return anx_cuda_fail(c, ANX_INVALID_ARGUMENT, "context_create: no descriptor");
   if (desc->threads < 1) return anx_cuda_fail(c, ANX_INVALID_ARGUMENT, "context_create: %d threads; at least 1 is needed", desc->threads);
   if (!memchr(desc->isa, 0, sizeof desc->isa)) return anx_cuda_fail(c, ANX_INVALID_ARGUMENT, "context_create: the name of the instruction set does not end");
-  int32_t count = 0;
-  if (device_count(&count) != ANX_OK || count == 0)
-    return anx_cuda_fail(c, ANX_UNSUPPORTED, "context_create: no CUDA device: %s", cudaGetErrorString(cudaGetDeviceCount(&count)));
+  int count = 0;
+  const cudaError_t counted = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  if (counted == cudaErrorInsufficientDriver) {
+    int driver = 0, library = 0;
+    cudaDriverGetVersion(&driver); // 0: there is none
+    cudaRuntimeGetVersion(&library);
+    if (!driver) return anx_cuda_fail(c, ANX_UNSUPPORTED, "context_create: this machine has no NVIDIA driver; install one to use its GPUs");
+    return anx_cuda_fail(c, ANX_UNSUPPORTED, "context_create: the driver knows CUDA up to %d.%d and libanx_cuda.so needs %d.%d: install a newer driver%s", driver / 1000,
+                         driver % 1000 / 10, library / 1000, library % 1000 / 10, library >= 12000 ? ", or build the library with `make cuda CUDA=11`" : "");
+  }
+  if (counted != cudaSuccess || count == 0)
+    return anx_cuda_fail(c, ANX_UNSUPPORTED, "context_create: no CUDA device: %s", cudaGetErrorString(counted == cudaSuccess ? cudaErrorNoDevice : counted));
   if (desc->device < 0 || desc->device >= count)
     return anx_cuda_fail(c, ANX_INVALID_ARGUMENT, "context_create: device %d of a machine with %d CUDA devices", desc->device, count);
   c->device = desc->device;

@@ -57,10 +57,20 @@ anx_status check(anx_context *c, cudaError_t e, const char *what) {
     case cudaErrorECCUncorrectable:
     case cudaErrorIllegalAddress:
     case cudaErrorLaunchTimeout:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
     case cudaErrorLaunchFailure:
     case cudaErrorUnknown: // no further call on this device succeeds in this process
       c->lost = true;
       return anx_cuda_fail(c, ANX_DEVICE_LOST, "%s: cuda:%d is lost to this process: %s", what, c->device, cudaGetErrorString(e));
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorUnsupportedPtxVersion:
+      cudaGetLastError();
+      return anx_cuda_fail(c, ANX_UNSUPPORTED, "%s: this libanx_cuda.so has no kernels for cuda:%d, %s, that its driver can load: build it with `make cuda CUDA=%d`",
+                           what, c->device, c->info.isa, c->sm < 80 || e == cudaErrorUnsupportedPtxVersion ? 11 : 13);
     default: return anx_cuda_fail(c, ANX_INTERNAL, "%s on cuda:%d: %s", what, c->device, cudaGetErrorString(e));
   }
 }

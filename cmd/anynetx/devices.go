@@ -46,6 +46,9 @@ func listDevices() (list []deviceJSON, problems []error) {
 		var found []bindings.DeviceInfo
 		if err == nil {
 			found, err = library.Devices()
+			if err == nil && len(found) == 0 {
+				err = fmt.Errorf("%s devices: %s", name, whyNoDevice(library))
+			}
 		}
 		if err != nil {
 			problems = append(problems, err)
@@ -104,6 +107,9 @@ func openDevice(id string, threads int) (*bindings.Context, error) {
 	found, err := library.Devices()
 	if err != nil {
 		return nil, err
+	}
+	if len(found) == 0 {
+		return nil, anynetx.Inputf("device is %q, but of %s devices there are %s", id, name, whyNoDevice(library))
 	}
 	if index >= len(found) {
 		return nil, anynetx.Inputf("device is %q, but %s has %d; `anynetx devices` shows them", id, name, len(found))

@@ -124,6 +124,8 @@ func examineDevices(library *bindings.Library) []finding {
 		f := finding{Check: library.Name + " devices", State: stateNote, Found: "none"}
 		if err != nil {
 			f.State, f.Found, f.Mend = stateFailed, err.Error(), "see the sentence before; without this back end move its library away"
+		} else {
+			f.Found = whyNoDevice(library)
 		}
 		return []finding{f}
 	}
@@ -139,6 +141,16 @@ func examineDevices(library *bindings.Library) []finding {
 		list = append(list, f)
 	}
 	return list
+}
+
+// whyNoDevice is what a back end without devices answers to who asks for one.
+func whyNoDevice(library *bindings.Library) string {
+	ctx, err := library.NewContext(bindings.ContextOptions{Threads: 1})
+	if err != nil {
+		return "none: " + err.Error()
+	}
+	ctx.Close()
+	return "none"
 }
 
 // exercise takes a device into use and moves bytes there and back.

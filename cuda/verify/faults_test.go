@@ -2,11 +2,15 @@ package verify
 
 import (
 	"errors"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 
+	"anynetx/anynetx"
 	"anynetx/bindings"
 	"anynetx/bindings/conformance"
+	"anynetx/engine"
 )
 
 // find is the first case whose name contains the text.
@@ -74,6 +78,128 @@ func TestOutOfMemory(t *testing.T) {
 	} else {
 		b.Close()
 	}
+}
+
+// onHarness skips what only the harness can bring about.
+func onHarness(t *testing.T) {
+	t.Helper()
+	if backend() != "cuda_host" {
+		t.Skip("a GPU cannot be made to fail: the harness is")
+	}
+}
+
+// smallTrainer is a trainer of a small network that is ready to train. What it takes is given back when the context closes.
+func smallTrainer(ctx *bindings.Context, n *anynetx.Network, rate float64) (*engine.Trainer, error) {
+	data, err := engine.LoadData(ctx, patterns(n.Setting.Resolution, 4, 32, 8))
+	if err != nil {
+		return nil, err
+	}
+	r := engine.DefaultRecipe()
+	r.Batch, r.PreciseBNImages, r.LearningRate, r.WarmupEpochs = 8, 0, rate, 0
+	trainer, err := engine.NewTrainer(ctx, engine.Config{Network: n, Recipe: r, Epochs: 1, DType: "fp32", Seed: 7, Task: "patterns"}, data)
+	if err != nil {
+		return nil, err
+	}
+	return trainer, trainer.Initialize()
+}
+
+// TestLostDevice: a device lost in mid-step is a status that says so; every call after it fails at once, and closing ends.
+func TestLostDevice(t *testing.T) {
+	onHarness(t)
+	n := networks(t)[2]
+	for _, kernels := range []string{"0", "7", "90"} { // in the first step, in its middle, in a later one
+		ctx := open(t, backend())
+		trainer, err := smallTrainer(ctx, n, 0.02)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("ANX_HOST_LOSE", kernels)
+		for range 4 {
+			if err = trainer.Step(); err != nil {
+				break
+			}
+		}
+		if err == nil {
+			_, err = trainer.EndEpoch()
+		}
+		wantStatus(t, err, bindings.DeviceLost, "is lost to this process: uncorrectable ECC error")
+		os.Unsetenv("ANX_HOST_LOSE")
+		_, err = ctx.NewBuffer(1)
+		wantStatus(t, err, bindings.DeviceLost, "start another process")
+		wantStatus(t, ctx.Synchronize(), bindings.DeviceLost, "start another process")
+		trainer.Close()
+		ctx.Close()
+	}
+}
+
+// TestMemoryRunsOut: wherever memory ends while a training is set up it is the status out of memory, nothing of what was taken stays
+// behind, and the same context trains once there is enough.
+func TestMemoryRunsOut(t *testing.T) {
+	onHarness(t)
+	ctx, n := open(t, backend()), networks(t)[2]
+	tries := func(limit int) error {
+		t.Setenv("ANX_HOST_MEMORY", strconv.Itoa(limit))
+		c, err := ctx.Library().NewContext(bindings.ContextOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_, err = smallTrainer(c, n, 0.02)
+		return err
+	}
+	// The least that is enough, to the byte: found by halving, and every limit on the way must fail in the right way.
+	enough, little, failed := 1<<24, 0, 0
+	if err := tries(enough); err != nil {
+		t.Fatal(err)
+	}
+	for enough-little > 1 {
+		limit := (enough + little) / 2
+		if err := tries(limit); err == nil {
+			enough = limit
+		} else {
+			wantStatus(t, err, bindings.OutOfMemory, "out of memory: wanted")
+			little = limit
+			failed++
+		}
+	}
+	if err := tries(enough); err != nil {
+		t.Errorf("%d bytes were enough before others ran out, and now: %v", enough, err)
+	}
+	for part := 1; part < 12; part++ {
+		wantStatus(t, tries(enough*part/12), bindings.OutOfMemory, "out of memory: wanted")
+	}
+	if failed < 3 {
+		t.Errorf("memory ran out %d times only", failed)
+	}
+	t.Logf("%d bytes are enough", enough)
+}
+
+// TestDivergence: a training that diverges says so, and counts values that are not finite on the device.
+func TestDivergence(t *testing.T) {
+	trainer, err := smallTrainer(open(t, backend()), networks(t)[2], 1e6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		if err := trainer.Step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := trainer.EndEpoch(); !errors.Is(err, engine.ErrDiverged) {
+		t.Errorf("the epoch ends with %v, want %v", err, engine.ErrDiverged)
+	}
+}
+
+// TestOldDriver: a driver older than the library is no device, and who asks for one learns why.
+func TestOldDriver(t *testing.T) {
+	onHarness(t)
+	library := open(t, backend()).Library()
+	t.Setenv("ANX_HOST_OLD_DRIVER", "1")
+	if devices, err := library.Devices(); err != nil || len(devices) != 0 {
+		t.Errorf("devices: %v, %v", devices, err)
+	}
+	_, err := library.NewContext(bindings.ContextOptions{})
+	wantStatus(t, err, bindings.Unsupported, "the driver knows CUDA up to 10.1 and libanx_cuda.so needs 13.0: install a newer driver")
 }
 
 func TestWrongDevices(t *testing.T) {

@@ -152,3 +152,16 @@ func TestLearns(t *testing.T) {
 		}
 	}
 }
+
+// TestFiftySteps: after 50 steps in fp32 the losses are still those of the CPU back end.
+func TestFiftySteps(t *testing.T) {
+	n := networks(t)[2]
+	want, _ := train(t, open(t, "cpu"), n, "fp32", 400, 2)
+	got, _ := train(t, open(t, backend()), n, "fp32", 400, 2)
+	for i := range want {
+		t.Logf("epoch %d: train loss %.6f, test loss %.6f; CPU: %.6f, %.6f", i, got[i].TrainLoss, got[i].TestLoss, want[i].TrainLoss, want[i].TestLoss)
+		if !(math.Abs(got[i].TrainLoss-want[i].TrainLoss) <= 1e-2 && math.Abs(got[i].TestLoss-want[i].TestLoss) <= 1e-2) {
+			t.Errorf("epoch %d: train loss %.6f and test loss %.6f, on the CPU %.6f and %.6f", i, got[i].TrainLoss, got[i].TestLoss, want[i].TrainLoss, want[i].TestLoss)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 // runtime.cpp - the CUDA runtime of the harness: memory between guard pages, streams as queues, graphs as lists.
 #include "cuda_runtime.h"
 
+#include <atomic>
 #include <cstdio>
 #include <chrono>
 #include <map>
@@ -11,7 +12,7 @@
 
 namespace host {
 
-using Work = std::function<bool()>; // false: a fault
+using Work = std::function<cudaError_t()>;
 
 struct Graph { std::vector<Work> nodes; };
 struct Event { std::chrono::steady_clock::time_point time; };
@@ -27,7 +28,7 @@ struct Stream {
     due.swap(queue);
     for (Work &w : due) {
       if (error != cudaSuccess) break;
-      if (!w()) error = cudaErrorLaunchFailure;
+      error = w();
     }
     return error;
   }
@@ -47,6 +48,14 @@ uint64_t base_seed() {
   const char *text = getenv("ANX_HOST_SEED");
   return text ? strtoull(text, nullptr, 10) : 1;
 }
+// ANX_HOST_LOSE=n: the device is lost when the process has run n more kernels.
+bool lost() {
+  static std::atomic<uint64_t> kernels{0};
+  const char *text = getenv("ANX_HOST_LOSE");
+  if (!text) kernels = 0;
+  return text && ++kernels > strtoull(text, nullptr, 10);
+}
+bool old_driver() { return getenv("ANX_HOST_OLD_DRIVER"); } // one that knows CUDA 10.1
 size_t memory_limit() { // bytes of the pretended device
   const char *text = getenv("ANX_HOST_MEMORY");
   return text ? strtoull(text, nullptr, 10) : size_t(8) << 30;
@@ -63,7 +72,10 @@ cudaError_t keep(cudaError_t e) { return e == cudaSuccess ? e : (last = e); }
 cudaError_t enqueue(Stream *s, dim3 grid, dim3 threads, size_t shared_bytes, std::function<void()> body) {
   const uint64_t number = s->launches++;
   auto turn = std::make_shared<uint64_t>(0);
-  s->add([=] { return run_grid(grid, threads, shared_bytes, base_seed() * 1000003 + number * 101 + (*turn)++, body); });
+  s->add([=] {
+    if (lost()) return cudaErrorECCUncorrectable;
+    return run_grid(grid, threads, shared_bytes, base_seed() * 1000003 + number * 101 + (*turn)++, body) ? cudaSuccess : cudaErrorLaunchFailure;
+  });
   return cudaSuccess;
 }
 
@@ -71,7 +83,12 @@ cudaError_t enqueue(Stream *s, dim3 grid, dim3 threads, size_t shared_bytes, std
 
 using namespace host;
 
-cudaError_t cudaGetDeviceCount(int *count) { *count = 1; return cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int *count) {
+  *count = old_driver() ? 0 : 1;
+  return old_driver() ? keep(cudaErrorInsufficientDriver) : cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int *version) { *version = old_driver() ? 10010 : 13000; return cudaSuccess; }
+cudaError_t cudaRuntimeGetVersion(int *version) { *version = 13000; return cudaSuccess; }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
   if (device) return keep(cudaErrorInvalidDevice);
   memset(p, 0, sizeof *p);
@@ -122,14 +139,14 @@ cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
 }
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t s) {
   if (s->capturing || kind == cudaMemcpyDeviceToDevice) {
-    s->add([=] { memcpy(to, from, bytes); return true; });
+    s->add([=] { memcpy(to, from, bytes); return cudaSuccess; });
     return cudaSuccess;
   }
   if (s->flush() == cudaSuccess) memcpy(to, from, bytes);
   return keep(s->error);
 }
 cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t s) {
-  s->add([=] { memset(at, value, bytes); return true; });
+  s->add([=] { memset(at, value, bytes); return cudaSuccess; });
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { *s = new Stream; return cudaSuccess; }
@@ -157,7 +174,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t g) { delete g; return cudaSuccess; }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e) { delete e; return cudaSuccess; }
 cudaError_t cudaEventCreate(cudaEvent_t *e) { *e = new Event; return cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
-  s->add([=] { e->time = std::chrono::steady_clock::now(); return true; });
+  s->add([=] { e->time = std::chrono::steady_clock::now(); return cudaSuccess; });
   return cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b) {
@@ -171,6 +188,7 @@ const char *cudaGetErrorString(cudaError_t e) {
     case cudaSuccess: return "no error";
     case cudaErrorMemoryAllocation: return "out of memory";
     case cudaErrorLaunchFailure: return last_fault();
+    case cudaErrorECCUncorrectable: return "uncorrectable ECC error encountered";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
     default: return "error of the harness";
   }
