@@ -44,7 +44,7 @@ study: ## train, analyse and report studies/quick.yaml (STUDY=file OUT=folder fo
 test: ## everything that can be tested without a GPU, with a count of skips and their reasons
 	@scripts/install.sh test
 	@$(MAKE) --no-print-directory build harness-library lint build/venv
-	ANX_REQUIRE=cuda_host ANX_READERS_PYTHON=$(CURDIR)/build/venv/bin/python go test -count=1 -json ./... | go run ./scripts/testsummary
+	ANX_REQUIRE=cuda_host ANX_READERS_PYTHON=$(CURDIR)/build/venv/bin/python go test -count=1 -timeout 20m -json ./... | go run ./scripts/testsummary
 
 .PHONY: test-faults
 test-faults: build ## faults that take minutes: a real Slurm in distress, 100 seeded kills, checkpoints cut at every byte, disks full at every write
@@ -89,13 +89,13 @@ build/venv-bench/bin/python: bench/cpu-requirements.txt
 harness-library: native # libanx_cuda_host.so: the CUDA back end on the CPU harness
 	cmake --build build --parallel $(jobs) --target harness
 harness: harness-library ## the CUDA back end on the CPU harness: every kernel against the reference (a part of make test)
-	ANX_REQUIRE=cuda_host go test -count=1 -json ./cuda/... | go run ./scripts/testsummary
+	ANX_REQUIRE=cuda_host go test -count=1 -timeout 20m -json ./cuda/... | go run ./scripts/testsummary
 harness-long: harness-library ## what make test leaves out: kernels broken on purpose, another GPU and schedule, sanitizers
 	kernels/selfcheck/mutations.sh
-	ANX_REQUIRE=cuda_host ANX_HOST_SM=70 ANX_HOST_SEED=2 go test -count=1 -run Conformance -json ./cuda/... | go run ./scripts/testsummary
+	ANX_REQUIRE=cuda_host ANX_HOST_SM=70 ANX_HOST_SEED=2 go test -count=1 -timeout 20m -run Conformance -json ./cuda/... | go run ./scripts/testsummary
 	@cmake -S . -B build/sanitize -DANX_SANITIZE=address,undefined >build/sanitize.log 2>&1 || { cat build/sanitize.log >&2; exit 1; }
 	cmake --build build/sanitize --parallel $(jobs) --target anx_reference anx_cpu harness
-	ANX_LIBRARY_DIR=$(CURDIR)/build/sanitize/lib ANX_REQUIRE=cuda_host ANX_EVERY=5 scripts/under-sanitizer.sh -run 'Conformance|Harness|Faults' ./cuda/... | go run ./scripts/testsummary
+	ANX_LIBRARY_DIR=$(CURDIR)/build/sanitize/lib ANX_REQUIRE=cuda_host ANX_EVERY=5 scripts/under-sanitizer.sh -timeout 20m -run 'Conformance|Harness|Faults' ./cuda/... | go run ./scripts/testsummary
 CUDA ?= 13
 cuda: ## libanx_cuda.so for GPUs with CUDA=13 (sm_80, sm_90a; default) or CUDA=11 (sm_70, sm_80, sm_90); installs its compiler
 	cuda/build.sh $(CUDA)
