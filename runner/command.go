@@ -36,6 +36,7 @@ func workerMain(arguments []string, stdin io.Reader, stdout, stderr io.Writer, o
 	flags.StringVar(&o.StudyDir, "study", "", "study `folder`")
 	flags.StringVar(&o.DataDir, "data", "", "`folder` of data sets")
 	flags.StringVar(&o.Device, "device", "cpu", "`device`, such as cpu or cuda:0")
+	flags.StringVar(&o.UUID, "uuid", "", "`UUID` of the device, for leases and results")
 	flags.IntVar(&o.Slot, "slot", 0, "`number` of the slot, for messages")
 	flags.IntVar(&o.Threads, "threads", 1, "`threads` of the back end")
 	flags.DurationVar(&o.CheckpointEvery, "checkpoint-every", time.Minute, "`time` between checkpoints within an epoch")

@@ -80,6 +80,9 @@ type coordinator struct {
 	inbox     chan report
 	start     chan func()
 	watchdog  watchdog
+	gpus      *gpuWatch // nil: none
+	costs     learned   // what runs take
+	unit      CostModel // of work: what was known of costs at the start
 	nextLook  time.Time
 	cancel    string // the request to stop that there was at the start
 	stopping  bool
@@ -117,7 +120,11 @@ func Run(ctx context.Context, o RunOptions) (summary *Summary, err error) {
 	c.queue, c.watchdog.limits = queue{store: store, me: c.me}, store.policy.Hang
 	defer func() {
 		err = errors.Join(err, c.events.Close(), c.telemetry.Close(), c.tidy())
+		c.gpus.close()
 	}()
+	if err := c.openGPUs(); err != nil {
+		return nil, err
+	}
 	if err := c.begin(); err != nil {
 		return nil, err
 	}
@@ -163,6 +170,9 @@ func (c *coordinator) begin() error {
 	if c.model, err = newModel(c.store, &c.queue); err != nil {
 		return err
 	}
+	if c.costs, err = c.store.learn(c.queue.runs); err != nil {
+		return err
+	}
 	c.cancel = c.store.cancelWord()
 	for i := range c.workers() {
 		c.slots = append(c.slots, &slot{index: i, device: c.Devices[i%len(c.Devices)]})
@@ -182,7 +192,7 @@ func (c *coordinator) workers() int {
 	n := c.Workers
 	if n == 0 {
 		n = len(c.Devices)
-		if !strings.HasPrefix(c.Devices[0], "cuda") {
+		if !strings.HasPrefix(c.Devices[0], "cuda") && !isGPU(c.Devices[0]) {
 			n = max(n, processors())
 		}
 		n = min(n, max(1, c.model.total-c.model.committed()))
@@ -236,6 +246,7 @@ func (c *coordinator) loop(ctx context.Context) error {
 			c.deviceEvent(e)
 		case now := <-second.C:
 			c.supervise(now)
+			c.direct(now)
 			if c.store.cancelWord() != c.cancel {
 				c.stop(ErrCancelled)
 			}
@@ -338,7 +349,11 @@ func (c *coordinator) receive(r report) {
 			s.steps[m.RunID] = m.Steps
 		}
 		c.watchdog.hear(s, m, time.Now())
+		c.told(s, m)
 		c.model.hear(s, m)
+		if m.Kind == "ready" {
+			c.direct(time.Now())
+		}
 		return
 	}
 	if s.killer != nil {

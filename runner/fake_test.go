@@ -19,6 +19,7 @@ import (
 // run's inputs and n, through weights, momentum and named random numbers.
 type fakeTrainers struct {
 	seed     uint64
+	need     int64
 	device   string // "": fake:0
 	step     time.Duration
 	sabotage string // "momentum", "random": what a resume forgets
@@ -55,7 +56,7 @@ func (f fakeTrainers) Provenance() Provenance {
 	return Provenance{Backend: "fake", Device: device, DeviceName: "none", Library: fmt.Sprintf("%064d", 1), Threads: 1}
 }
 
-func (f fakeTrainers) Need(r *PlannedRun) (int64, error) { return 24, nil }
+func (f fakeTrainers) Need(r *PlannedRun) (int64, error) { return f.need, nil }
 
 func (f fakeTrainers) Close() {}
 

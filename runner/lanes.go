@@ -154,6 +154,9 @@ func (l *lanes) start() error {
 	}
 	l.active[o.run.ID] = &inTraining{o.run, shared}
 	l.open++
+	if l.orders.MemoryBytes != 0 {
+		o.bytes = l.need(o.run)
+	}
 	go func() {
 		l.ended <- l.w.attempt(o, t, shared, func() { l.trained <- trained{o.run.ID, t} })
 	}()

@@ -33,6 +33,7 @@ const (
 )
 
 type fakeBehaviour struct {
+	Need       int64 // bytes of a run on the device
 	Step       time.Duration
 	Sabotage   string
 	Diverge    string // runs of this task diverge in epoch 1
@@ -108,7 +109,7 @@ func (b fakeBehaviour) trainers(seed uint64) fakeTrainers {
 	if strings.HasPrefix(b.Device, "GPU-") {
 		device = b.Device
 	}
-	return fakeTrainers{seed: seed, device: device, step: b.Step, sabotage: b.Sabotage, fail: func(r *PlannedRun, p engine.Position) error {
+	return fakeTrainers{seed: seed, need: b.Need, device: device, step: b.Step, sabotage: b.Sabotage, fail: func(r *PlannedRun, p engine.Position) error {
 		if b.BlackHole != "" && device == b.BlackHole {
 			return errors.New("an illegal instruction was encountered")
 		}
@@ -217,6 +218,9 @@ func testCoordinator() int {
 	}
 	if text := os.Getenv(devicesVariable); text != "" {
 		o.Devices = strings.Split(text, ",")
+		if os.Getenv("ANX_FAKE_NVML") == "" {
+			o.DeviceEvents = make(chan telemetry.Event) // these devices have no driver
+		}
 	}
 	if path := os.Getenv(driverVariable); path != "" {
 		o.DeviceEvents = followDriver(ctx, path)

@@ -27,6 +27,7 @@ type offer struct {
 	lease    *lease
 	earlier  []attemptState
 	decision Decision // that follows from them
+	bytes    int64    // that it is planned to take on the device; 0 where nobody asks
 	finish   *result  // the run's fate is known without training
 	waiting  bool     // others work on what is left, or on what it waits for
 }

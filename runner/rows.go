@@ -259,6 +259,9 @@ type telemetryRow struct {
 	Utilisation  *float64  `col:"util_pct" json:"util_pct,omitempty"`
 	MemoryUsed   *int64    `col:"mem_used_bytes" json:"mem_used_bytes,omitempty"`
 	MemoryTotal  *int64    `col:"mem_total_bytes" json:"mem_total_bytes,omitempty"`
+	TempC        *float64  `col:"temp_c" json:"temp_c,omitempty"`
+	PowerW       *float64  `col:"power_w" json:"power_w,omitempty"`
+	Clocks       *int64    `col:"clocks_event_reasons" json:"clocks_event_reasons,omitempty"`
 	ImagesPerSec *float64  `col:"images_per_s" json:"images_per_s,omitempty"`
 }
 

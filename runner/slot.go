@@ -20,7 +20,7 @@ type slot struct {
 	device  string
 	process *os.Process // nil: none
 	pid     int         // of the last one
-	stdin   io.Closer
+	stdin   io.WriteCloser
 	tail    *tail
 	log     io.WriteCloser // what the worker writes to standard error goes here
 	killer  *time.Timer
@@ -35,6 +35,15 @@ type slot struct {
 	deaths  int               // in a row, before it was ready
 	again   time.Time         // when to start one again; zero: never
 
+	// Of a worker on a GPU.
+	name     string           // of the device
+	needs    map[string]int64 // bytes that attempts in hand were planned to take, by run ID
+	settled  time.Time        // when a run last came or went
+	baseline int64            // bytes that others had when the worker began
+	work     float64          // done so far, as predicted
+	packing  packing
+	orders   Orders // the last ones
+
 	cpu    float64 // seconds at the last telemetry
 	images int64   // at the last telemetry
 }
@@ -48,7 +57,7 @@ type report struct {
 
 // spawn starts a worker in a slot. The worker ends when the pipe to its standard input does, so it does not outlive us.
 func (c *coordinator) spawn(s *slot) {
-	arguments := append(c.Command[1:len(c.Command):len(c.Command)], "--study", c.Dir, "--data", c.DataDir, "--slot", strconv.Itoa(s.index), "--device", s.device,
+	arguments := append(c.Command[1:len(c.Command):len(c.Command)], "--study", c.Dir, "--data", c.DataDir, "--slot", strconv.Itoa(s.index), "--device", backEnd(s.device),
 		"--threads", strconv.Itoa(c.threads()), "--attached")
 	if c.CheckpointEvery > 0 {
 		arguments = append(arguments, "--checkpoint-every", c.CheckpointEvery.String())
@@ -56,14 +65,24 @@ func (c *coordinator) spawn(s *slot) {
 	if c.otherDevices(s) {
 		arguments = append(arguments, "--elsewhere")
 	}
+	if isGPU(s.device) {
+		arguments = append(arguments, "--uuid", s.device)
+		if c.gpus != nil {
+			arguments = append(arguments, "--ordered")
+		}
+	}
 	if c.AcceptLibrary {
 		arguments = append(arguments, "--accept-library")
 	}
 	s.ready, s.fatal, s.cpu, s.images = false, nil, 0, 0
 	s.runs, s.trained, s.steps, s.hung = map[string]int{}, map[string]bool{}, map[string]int64{}, map[string]string{}
+	s.needs, s.orders, s.baseline = map[string]int64{}, Orders{}, 0
 	s.tail = &tail{}
 	command := exec.Command(c.Command[0], arguments...)
 	command.SysProcAttr = child()
+	if isGPU(s.device) { // the process sees this one alone, as its first
+		command.Env = append(os.Environ(), "CUDA_VISIBLE_DEVICES="+s.device)
+	}
 	failed := func(err error) {
 		s.tail.Write([]byte(err.Error()))
 		s.deaths++
@@ -113,6 +132,14 @@ func (c *coordinator) logPath(s *slot) string {
 		name = fmt.Sprintf("worker-%s-%d-%d.log", plainName(c.me.Host), c.me.PID, s.index)
 	}
 	return filepath.Join(c.Dir, "work", "logs", name)
+}
+
+// backEnd is a device in a worker's terms.
+func backEnd(device string) string {
+	if isGPU(device) {
+		return "cuda:0"
+	}
+	return device
 }
 
 // tail keeps the last lines that a worker wrote to standard error.

@@ -1,8 +1,10 @@
 package runner
 
 import (
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,20 +21,44 @@ func (c *coordinator) sample(interval time.Duration) {
 	}
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	total := memoryTotal()
+	images := map[string]float64{} // per second, by GPU
 	for _, s := range c.slots {
 		if s.process == nil {
+			continue
+		}
+		done := c.model.sessions[s].Images
+		if isGPU(s.device) {
+			images[s.device] += float64(done-s.images) / seconds
+			s.images = done
 			continue
 		}
 		cpu, memory, ok := usage(s.pid)
 		if !ok {
 			continue
 		}
-		images := c.model.sessions[s].Images
 		row := telemetryRow{Time: now, Host: c.me.Host, Device: s.device + "/" + strconv.Itoa(s.index), Interval: seconds,
-			Utilisation: ptr(100 * (cpu - s.cpu) / seconds), MemoryUsed: &memory, MemoryTotal: total, ImagesPerSec: ptr(float64(images-s.images) / seconds)}
-		s.cpu, s.images = cpu, images
+			Utilisation: ptr(100 * (cpu - s.cpu) / seconds), MemoryUsed: &memory, MemoryTotal: total, ImagesPerSec: ptr(float64(done-s.images) / seconds)}
+		s.cpu, s.images = cpu, done
 		if err := c.telemetry.append(row); err != nil {
 			c.stop(err)
+		}
+	}
+	c.sampleGPUs(now, images)
+}
+
+// sampleGPUs writes a row for each GPU: means of what the driver said.
+func (c *coordinator) sampleGPUs(now time.Time, images map[string]float64) {
+	if c.gpus == nil {
+		return
+	}
+	means := c.gpus.monitor.Means()
+	for _, uuid := range slices.Sorted(maps.Keys(means)) {
+		v := means[uuid]
+		row := telemetryRow{Time: now, Host: c.me.Host, Device: uuid, Interval: v.Seconds, Utilisation: v.UtilPct, MemoryUsed: v.MemoryUsed,
+			MemoryTotal: v.MemoryTotal, TempC: v.TempC, PowerW: v.PowerW, Clocks: v.ClocksReasons, ImagesPerSec: ptr(images[uuid])}
+		if err := c.telemetry.append(row); err != nil {
+			c.stop(err)
+			return
 		}
 	}
 }

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +24,7 @@ type WorkerOptions struct {
 	DataDir         string
 	Slot            int
 	Device          string        // "cpu", "reference", "cuda:1"; empty: "cpu"
+	UUID            string        // of the GPU that Device stands for; "": the back end's name for it
 	Threads         int           // of the back end; 0: 1
 	Only            []string      // run IDs; empty: all
 	Elsewhere       bool          // other devices work on the study, so that a run may be left to them
@@ -60,6 +62,8 @@ type Message struct {
 	Text      string  `json:"text,omitempty"`
 	Device    string  `json:"device,omitempty"` // of "ready", in the terms of a lease
 	UserInput bool    `json:"user_input,omitempty"`
+	Bytes     int64   `json:"bytes,omitempty"`    // that the attempt is planned to take on the device
+	Seconds   float64 `json:"seconds,omitempty"`  // of the device that the whole run took, if one attempt did all of it
 	Native    float64 `json:"native_s,omitempty"` // seconds in native code by this process
 	Busy      float64 `json:"busy_s,omitempty"`   // seconds with a run leased
 }
@@ -107,6 +111,7 @@ func Work(ctx context.Context, o WorkerOptions) (err error) {
 		return err
 	}
 	w.where = w.trainers.Provenance()
+	w.where.Device = cmp.Or(o.UUID, w.where.Device)
 	w.me.Device, w.me.Backend = w.where.Device, w.where.Backend
 	if err := store.checkLibrary(w.where, o.AcceptLibrary); err != nil {
 		w.trainers.Close()
@@ -180,7 +185,7 @@ func (w *worker) attempt(o offer, t Trainers, shared *atomic.Bool, trained func(
 	row := l.row(r)
 	row.DeviceName, row.LibrarySHA, row.GitCommit = w.where.DeviceName, w.where.Library, commitOfBuild()
 	row.Threads = ptr(int64(w.where.Threads))
-	w.send(Message{Kind: "start", RunID: r.ID, Task: r.Task.Name, ArchID: r.Member.ID, Attempt: l.Attempt, Epochs: r.Task.Epochs})
+	w.send(Message{Kind: "start", RunID: r.ID, Task: r.Task.Name, ArchID: r.Member.ID, Attempt: l.Attempt, Epochs: r.Task.Epochs, Bytes: o.bytes})
 	res, err := w.fate(o, t, row)
 	row.Shared = shared.Load()
 	if classify(err) == classMemory {
@@ -220,6 +225,9 @@ func (w *worker) attempt(o offer, t Trainers, shared *atomic.Bool, trained func(
 	message := Message{Kind: "end", RunID: r.ID, Task: r.Task.Name, ArchID: r.Member.ID, Attempt: l.Attempt, Outcome: row.Outcome, Class: row.FailureClass, Text: row.FailureText}
 	if res != nil && len(res.epochs) > 0 {
 		message.Epoch, message.Error = len(res.epochs), res.epochs[len(res.epochs)-1].TestTop1ErrPct
+	}
+	if row.ResumedFrom == nil && row.DeviceTime != nil {
+		message.Seconds = *row.DeviceTime
 	}
 	w.send(message)
 	return err

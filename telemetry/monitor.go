@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -56,6 +57,7 @@ func (n *NVML) Watch(devices []Device, o Options) *Monitor {
 		o.Deadline = 5 * time.Second
 	}
 	m := &Monitor{n: n, o: o, events: make(chan Event, 256), done: make(chan struct{}), states: map[string]*State{}, means: map[string]*mean{}}
+	m.set = n.newSet()
 	for _, d := range devices {
 		m.states[d.UUID], m.means[d.UUID] = &State{Device: d}, &mean{}
 		c := &caller{device: d.UUID}
@@ -185,7 +187,7 @@ func (m *Monitor) sample(d Device, c *caller) {
 	r := &reader{n: m.n, d: d, calling: m.calling(c), has: map[string]bool{}, every: 30 * m.o.Interval}
 	tick := time.NewTicker(m.o.Interval)
 	defer tick.Stop()
-	var errors *int64
+	var before *int64 // errors of memory
 	var set nvml.EventSet
 	for {
 		set = m.register(r, set)
@@ -201,10 +203,10 @@ func (m *Monitor) sample(d Device, c *caller) {
 		state.Latest = &s
 		m.means[d.UUID].add(s)
 		if s.ECCErrors != nil {
-			if errors != nil && *s.ECCErrors > *errors {
-				m.emit(Event{Device: d.UUID, Kind: ECC, Text: fmt.Sprintf("%d uncorrected memory errors, %d more than before", *s.ECCErrors, *s.ECCErrors-*errors)})
+			if before != nil && *s.ECCErrors > *before {
+				m.emit(Event{Device: d.UUID, Kind: ECC, Text: fmt.Sprintf("%d uncorrected memory errors, %d more than before", *s.ECCErrors, *s.ECCErrors-*before)})
 			}
-			errors = s.ECCErrors
+			before = s.ECCErrors
 		}
 		m.mu.Unlock()
 		select {
@@ -220,20 +222,9 @@ func (m *Monitor) sample(d Device, c *caller) {
 func (m *Monitor) listen(devices []Device, c *caller) {
 	defer m.ended(c)
 	calling := m.calling(c)
-	if !m.n.has("nvmlEventSetCreate") || !m.n.has("nvmlDeviceRegisterEvents") {
-		return
-	}
-	for !m.closed() {
-		calling("nvmlEventSetCreate")
-		set, r := m.n.lib.EventSetCreate()
-		calling("")
-		if r != nvml.SUCCESS {
-			return
-		}
-		m.mu.Lock()
-		m.set = set
-		m.mu.Unlock()
-		for r = nvml.ERROR_TIMEOUT; (r == nvml.SUCCESS || r == nvml.ERROR_TIMEOUT) && !m.closed(); {
+	for m.set != nil && !m.closed() { // nobody else writes it
+		set := m.set
+		for r := nvml.Return(nvml.ERROR_TIMEOUT); (r == nvml.SUCCESS || r == nvml.ERROR_TIMEOUT) && !m.closed(); {
 			var e nvml.EventData
 			calling("nvmlEventSetWait")
 			e, r = set.Wait(uint32(min(m.o.Deadline/2, 500*time.Millisecond) / time.Millisecond))
@@ -244,9 +235,31 @@ func (m *Monitor) listen(devices []Device, c *caller) {
 		}
 		select {
 		case <-m.done:
+			return
 		case <-time.After(m.o.Interval):
 		}
+		calling("nvmlEventSetCreate")
+		set = m.n.newSet()
+		calling("")
+		m.mu.Lock()
+		m.set = set
+		m.mu.Unlock()
 	}
+}
+
+// newSet makes a set of reports; nil where the driver has none.
+func (n *NVML) newSet() nvml.EventSet {
+	if !n.has("nvmlEventSetCreate") || !n.has("nvmlDeviceRegisterEvents") {
+		return nil
+	}
+	set, _ := within(n, "nvmlEventSetCreate", func() (nvml.EventSet, error) {
+		set, r := n.lib.EventSetCreate()
+		if r != nvml.SUCCESS {
+			return nil, errors.New("no set")
+		}
+		return set, nil
+	})
+	return set
 }
 
 // register asks for a device's reports, in its own goroutine since even that may hang.

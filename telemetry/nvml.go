@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,7 +36,7 @@ type Device struct {
 }
 
 // answerWithin is how long the driver may take to start and to list its devices.
-const answerWithin = 20 * time.Second
+const answerWithin = 10 * time.Second
 
 // Open starts NVML. Where there is none the error wraps fs.ErrNotExist. An empty path is the system's library.
 func Open(path string) (*NVML, error) {
@@ -92,32 +94,39 @@ func within[T any](n *NVML, what string, f func() (T, error)) (T, error) {
 	}
 }
 
-// Devices lists the GPUs, each followed by its MIG devices.
+// Devices lists the GPUs, each followed by its MIG devices. The error is of those that do not answer; the others are in the list.
 func (n *NVML) Devices() ([]Device, error) {
-	return within(n, "when asked for its devices", func() ([]Device, error) {
+	count, err := within(n, "when asked for the number of devices", func() (int, error) {
 		count, r := n.lib.DeviceGetCount()
 		if r != nvml.SUCCESS {
-			return nil, fmt.Errorf("the NVIDIA driver does not count its devices: %v", r)
+			return 0, fmt.Errorf("the NVIDIA driver does not count its devices: %v", r)
 		}
-		var list []Device
-		var problems []error
-		for i := range count {
-			handle, r := n.lib.DeviceGetHandleByIndex(i)
-			if r != nvml.SUCCESS {
-				problems = append(problems, fmt.Errorf("GPU %d: %v", i, r))
-				continue
-			}
-			d, err := describe(handle, i)
-			if err != nil {
-				problems = append(problems, err)
-				continue
-			}
-			parts := n.parts(d)
-			d.MIG = len(parts) > 0
-			list = append(append(list, d), parts...)
-		}
-		return list, errors.Join(problems...)
+		return count, nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	lists, problems := make([][]Device, count), make([]error, count)
+	var asking sync.WaitGroup
+	for i := range count {
+		asking.Go(func() {
+			lists[i], problems[i] = within(n, fmt.Sprintf("when asked what GPU %d is", i), func() ([]Device, error) {
+				handle, r := n.lib.DeviceGetHandleByIndex(i)
+				if r != nvml.SUCCESS {
+					return nil, fmt.Errorf("GPU %d: %v", i, r)
+				}
+				d, err := describe(handle, i)
+				if err != nil {
+					return nil, err
+				}
+				parts := n.parts(d)
+				d.MIG = len(parts) > 0
+				return append([]Device{d}, parts...), nil
+			})
+		})
+	}
+	asking.Wait()
+	return slices.Concat(lists...), errors.Join(problems...)
 }
 
 func describe(handle nvml.Device, index int) (Device, error) {

@@ -1,0 +1,273 @@
+package runner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"anynetx/anynetx"
+	"anynetx/telemetry"
+)
+
+// gpuWatch is what a coordinator knows of the GPUs that it has work done on, by the word of the driver.
+type gpuWatch struct {
+	nvml    *telemetry.NVML
+	monitor *telemetry.Monitor
+	extra   map[string]int64 // bytes that a run was seen to take beyond its plan, by device name
+	foreign map[string]bool  // devices that others were seen on
+}
+
+// isGPU says whether a device is one by UUID.
+func isGPU(device string) bool {
+	return strings.HasPrefix(device, "GPU-") || strings.HasPrefix(device, "MIG-")
+}
+
+// openGPUs replaces "cuda" (all GPUs) and "cuda:1" by UUIDs, which the driver, CUDA and the results agree on, and begins to watch them.
+// Without a driver, what is not asked for by UUID is left to the back end.
+func (c *coordinator) openGPUs() error {
+	wanted := func(d string) bool { return isGPU(d) || d == "cuda" || strings.HasPrefix(d, "cuda:") }
+	if c.DeviceEvents != nil || !slices.ContainsFunc(c.Devices, wanted) {
+		return nil // somebody else watches, or there is nothing to watch
+	}
+	nvml, err := telemetry.Open("")
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) && !slices.ContainsFunc(c.Devices, isGPU) {
+			return nil
+		}
+		return anynetx.Inputf("--devices %s: %w", strings.Join(c.Devices, ","), err)
+	}
+	found, err := nvml.Devices()
+	if err != nil {
+		c.Progress.Note(err.Error()) // of the others there may be enough
+	}
+	visible, limited := os.LookupEnv("CUDA_VISIBLE_DEVICES")
+	if limited {
+		if found, err = visibleDevices(visible, found); err != nil {
+			nvml.Close()
+			return err
+		}
+	}
+	var watched []telemetry.Device
+	var resolved []string
+	for _, name := range c.Devices {
+		if !wanted(name) {
+			resolved = append(resolved, name)
+			continue
+		}
+		list, err := chooseGPUs(name, found)
+		if err != nil {
+			nvml.Close()
+			return err
+		}
+		for _, d := range list {
+			if !slices.Contains(resolved, d.UUID) {
+				resolved, watched = append(resolved, d.UUID), append(watched, d)
+			}
+		}
+	}
+	c.Devices = resolved
+	c.gpus = &gpuWatch{nvml: nvml, monitor: nvml.Watch(watched, telemetry.Options{}), extra: map[string]int64{}, foreign: map[string]bool{}}
+	c.DeviceEvents = c.gpus.monitor.Events()
+	return nil
+}
+
+func (g *gpuWatch) close() {
+	if g != nil {
+		g.monitor.Close()
+		g.nvml.Close()
+	}
+}
+
+// usable are the devices that something can run on: a GPU that MIG has split is none.
+func usable(list []telemetry.Device) []telemetry.Device {
+	return slices.DeleteFunc(slices.Clone(list), func(d telemetry.Device) bool { return d.MIG })
+}
+
+// chooseGPUs finds what a name stands for: a UUID or the unique beginning of one, "cuda" for all, "cuda:1" by the order of the PCI bus.
+func chooseGPUs(name string, found []telemetry.Device) ([]telemetry.Device, error) {
+	list := usable(found)
+	if name == "cuda" && len(list) > 0 {
+		return list, nil
+	}
+	var matches []telemetry.Device
+	if number, ok := strings.CutPrefix(name, "cuda:"); ok {
+		if i, err := strconv.Atoi(number); err == nil && i >= 0 && i < len(list) {
+			matches = list[i : i+1]
+		}
+	} else {
+		for _, d := range list {
+			if strings.HasPrefix(d.UUID, name) {
+				matches = append(matches, d)
+			}
+		}
+	}
+	if len(matches) == 1 {
+		return matches, nil
+	}
+	var there []string
+	for i, d := range list {
+		there = append(there, fmt.Sprintf("cuda:%d is %s (%s)", i, d.UUID, d.Name))
+	}
+	switch {
+	case len(there) == 0:
+		return nil, anynetx.Inputf("device %s: the driver shows no GPU; `anynetx devices` shows what there is", name)
+	case len(matches) > 1:
+		return nil, anynetx.Inputf("device %s: %d GPUs begin like that; give more of the UUID: %s", name, len(matches), strings.Join(there, ", "))
+	}
+	return nil, anynetx.Inputf("there is no device %s; there are: %s", name, strings.Join(there, ", "))
+}
+
+// visibleDevices are those that CUDA_VISIBLE_DEVICES leaves, in its order.
+func visibleDevices(visible string, found []telemetry.Device) ([]telemetry.Device, error) {
+	var list []telemetry.Device
+	for name := range strings.SplitSeq(visible, ",") {
+		name = strings.TrimSpace(name)
+		if name == "" || name == "-1" || name == "NoDevFiles" {
+			break // as CUDA reads it
+		}
+		if _, err := strconv.Atoi(name); err == nil {
+			name = "cuda:" + name
+		}
+		d, err := chooseGPUs(name, found)
+		if err != nil {
+			return nil, anynetx.Inputf("CUDA_VISIBLE_DEVICES=%s: %w", visible, err)
+		}
+		list = append(list, d...)
+	}
+	return list, nil
+}
+
+// share is how the memory of a device is divided: what its worker has, what others have, and what is left for the worker's runs.
+type share struct{ own, foreign, budget int64 }
+
+// divide reads a sample.
+func divide(s *telemetry.Sample, pid int) (share, bool) {
+	if s == nil || s.MemoryUsed == nil || s.MemoryTotal == nil {
+		return share{}, false
+	}
+	var d share
+	for _, p := range s.Processes {
+		if p.PID == pid {
+			d.own += p.MemoryBytes
+		} else {
+			d.foreign += p.MemoryBytes
+		}
+	}
+	const margin, step = 256 << 20, 64 << 20 // of what the driver takes when it pleases; small changes are none
+	d.budget = (*s.MemoryTotal - (*s.MemoryUsed - d.own) - margin) / step * step
+	if d.budget <= 0 {
+		d.budget = -1 // nothing at all, which 0 does not say
+	}
+	return d, true
+}
+
+// noticeable is how much memory of others is worth an event.
+const noticeable = 64 << 20
+
+// direct gives the workers on GPUs their orders, once a second and when a worker has just started.
+func (c *coordinator) direct(now time.Time) {
+	if c.gpus == nil {
+		return
+	}
+	states := c.gpus.monitor.States()
+	for _, s := range c.slots {
+		state, ok := states[s.device]
+		if !ok || s.process == nil || state.Lost || state.Latest == nil {
+			continue
+		}
+		d, ok := divide(state.Latest, s.pid)
+		o := Orders{Models: s.packing.models(), Costs: c.costs.of(s.name)}
+		if ok {
+			if s.orders.Models == 0 { // nothing has been placed there yet
+				s.baseline = d.foreign
+			}
+			if d.own == 0 && s.training() > 0 && state.Latest.Time.Sub(s.settled) > seesProcesses {
+				// The driver names processes by numbers that are not ours, as in a container: what has come since is the worker's.
+				d.own = max(0, d.foreign-s.baseline)
+				d.foreign -= d.own
+				d.budget += d.own
+			}
+			c.notice(s.device, d)
+			if planned, n := s.planned(); n > 0 && d.own > 0 && state.Latest.Time.Sub(s.settled) > seesProcesses {
+				c.gpus.extra[state.Name] = max(c.gpus.extra[state.Name], (d.own-planned)/int64(n))
+			}
+			o.MemoryBytes, o.ExtraBytes, o.Exclusive = d.budget, c.gpus.extra[state.Name], d.foreign < noticeable
+		}
+		if text, changed := s.packing.observe(now, s.training(), s.work); changed {
+			o.Models = s.packing.models()
+			event := happened(c.me, "packing", "%s", text)
+			event.Device = s.device
+			c.events.append(event)
+		}
+		if o != s.orders {
+			s.orders = o
+			s.send(o)
+		}
+	}
+}
+
+// seesProcesses is how long the driver may take to see a process, and its memory, come and go.
+const seesProcesses = 3 * time.Second
+
+// notice makes an event of others that come to a device, or go.
+func (c *coordinator) notice(device string, d share) {
+	there := d.foreign >= noticeable
+	if there == c.gpus.foreign[device] {
+		return
+	}
+	c.gpus.foreign[device] = there
+	if there {
+		c.deviceEvent(telemetry.Event{Time: time.Now(), Device: device, Kind: telemetry.ForeignMemory,
+			Text: fmt.Sprintf("processes of others hold %s of memory; nothing is placed on it", bytesText(d.foreign))})
+	}
+}
+
+// planned is what the runs in training were planned to take, and how many they are.
+func (s *slot) planned() (bytes int64, runs int) {
+	for id := range s.runs {
+		if !s.trained[id] {
+			bytes, runs = bytes+s.needs[id], runs+1
+		}
+	}
+	return bytes, runs
+}
+
+func (s *slot) training() int {
+	_, n := s.planned()
+	return n
+}
+
+// send gives a worker its orders. One that does not read, because it is stopped, is no reason to wait.
+func (s *slot) send(o Orders) {
+	if f, ok := s.stdin.(interface{ SetWriteDeadline(time.Time) error }); ok {
+		f.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	}
+	json.NewEncoder(s.stdin).Encode(o)
+}
+
+// told keeps what a worker's message says of the device.
+func (c *coordinator) told(s *slot, m *Message) {
+	g := c.model.running[m.RunID]
+	switch m.Kind {
+	case "ready":
+		s.name = m.Text
+	case "start":
+		s.needs[m.RunID], s.settled = m.Bytes, time.Now()
+	case "progress", "epoch":
+		if g != nil && g.slot == s && g.first >= 0 {
+			s.work += (m.Share - g.message.Share) * c.unit.Seconds(g.run)
+		}
+	case "trained":
+		s.settled = time.Now()
+	case "end":
+		if g != nil && m.Outcome == outcomeCommitted {
+			c.costs.add(s.name, g.run, m.Seconds)
+		}
+	}
+}
