@@ -29,7 +29,14 @@ type observation struct {
 }
 
 // learned is what finished runs have taught of devices, by the device's name.
-type learned map[string][]observation
+type learned map[string]*experience
+
+type experience struct {
+	recent []observation
+	total  int
+	model  CostModel
+	fitted int // total then
+}
 
 // enough observations make a prediction; of more than kept the oldest are forgotten.
 const (
@@ -41,16 +48,26 @@ func (l learned) add(device string, r *PlannedRun, seconds float64) {
 	if seconds <= 0 || r.MACs <= 0 {
 		return
 	}
-	list := append(l[device], observation{r.MACs, r.Values, seconds})
-	l[device] = list[max(0, len(list)-kept):]
+	e := l[device]
+	if e == nil {
+		e = &experience{}
+		l[device] = e
+	}
+	e.total++
+	e.recent = append(e.recent, observation{r.MACs, r.Values, seconds})
+	e.recent = e.recent[max(0, len(e.recent)-kept):]
 }
 
-// of a device: the zero model if too little is known of it.
+// of a device: the zero model if too little is known of it. It changes with a tenth more of observations, since each change sorts queues.
 func (l learned) of(device string) CostModel {
-	if len(l[device]) < enough {
+	e := l[device]
+	if e == nil || e.total < enough {
 		return CostModel{}
 	}
-	return fitCosts(l[device])
+	if e.fitted == 0 || 10*(e.total-e.fitted) >= e.fitted {
+		e.model, e.fitted = fitCosts(e.recent), e.total
+	}
+	return e.model
 }
 
 // fitCosts finds the two rates with the least squares of relative errors; neither is negative.

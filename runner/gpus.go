@@ -170,13 +170,17 @@ func divide(s *telemetry.Sample, pid int) (share, bool) {
 // noticeable is how much memory of others is worth an event.
 const noticeable = 64 << 20
 
-// direct gives the workers on GPUs their orders, once a second and when a worker has just started.
+// direct gives the workers their orders, once a second and when a worker has just started.
 func (c *coordinator) direct(now time.Time) {
-	if c.gpus == nil {
-		return
+	var states map[string]telemetry.State
+	if c.gpus != nil {
+		states = c.gpus.monitor.States()
 	}
-	states := c.gpus.monitor.States()
 	for _, s := range c.slots {
+		if _, watched := states[s.device]; !watched && s.process != nil {
+			s.give(Orders{Models: 1, Costs: c.costs.of(s.name)})
+			continue
+		}
 		state, ok := states[s.device]
 		if !ok || s.process == nil || state.Lost || state.Latest == nil {
 			continue
@@ -205,10 +209,7 @@ func (c *coordinator) direct(now time.Time) {
 			event.Device = s.device
 			c.events.append(event)
 		}
-		if o != s.orders {
-			s.orders = o
-			s.send(o)
-		}
+		s.give(o)
 	}
 }
 
@@ -243,8 +244,12 @@ func (s *slot) training() int {
 	return n
 }
 
-// send gives a worker its orders. One that does not read, because it is stopped, is no reason to wait.
-func (s *slot) send(o Orders) {
+// give tells a worker its orders, if they have changed. One that does not read, because it is stopped, is no reason to wait.
+func (s *slot) give(o Orders) {
+	if o == s.orders {
+		return
+	}
+	s.orders = o
 	if f, ok := s.stdin.(interface{ SetWriteDeadline(time.Time) error }); ok {
 		f.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 	}

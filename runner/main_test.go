@@ -233,6 +233,9 @@ func testCoordinator() int {
 		o.CheckpointEvery, _ = time.ParseDuration(every)
 	}
 	summary, err := Run(ctx, o)
+	if path := os.Getenv(usageVariable); path != "" {
+		writeUsage(path)
+	}
 	if summary != nil {
 		json.NewEncoder(os.Stdout).Encode(summary)
 	}

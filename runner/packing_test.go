@@ -122,7 +122,7 @@ func TestCostsAreLearned(t *testing.T) {
 	l := learned{}
 	for range 60 {
 		r := &PlannedRun{MACs: 1e12 * (1 + 4*next()), Values: 1e10 * (1 + 4*next())}
-		if l.of("gpu") != (CostModel{}) && len(l["gpu"]) < enough {
+		if e := l["gpu"]; l.of("gpu") != (CostModel{}) && e.total < enough {
 			t.Error("a prediction from too little")
 		}
 		l.add("gpu", r, (2e-12*r.MACs+3e-10*r.Values)*(0.9+0.2*next()))

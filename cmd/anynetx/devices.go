@@ -17,11 +17,12 @@ import (
 
 func devicesCommand() *cli.Command {
 	return &cli.Command{
-		Name:        "devices",
-		Usage:       "the devices that networks can be trained on",
-		Description: "Example:\n\nanynetx devices --json\n\nID is what --devices of `anynetx study run` takes.",
-		Flags:       []cli.Flag{&cli.BoolFlag{Name: "json", Usage: "an array on standard output"}},
-		Action:      devices,
+		Name:  "devices",
+		Usage: "the devices that networks can be trained on",
+		Description: "Example:\n\nanynetx devices --json\n\nID is what --devices of `anynetx study run` takes. GPUs are listed by their UUIDs too, with what the NVIDIA driver says of them:\n" +
+			"memory and processes, load, temperature, power, what holds the clocks back, memory errors, and their MIG devices.",
+		Flags:  []cli.Flag{&cli.BoolFlag{Name: "json", Usage: "an array on standard output"}},
+		Action: devices,
 	}
 }
 
@@ -33,6 +34,8 @@ type deviceJSON struct {
 	ISA         string `json:"isa"`
 	Units       int    `json:"units"`
 	MemoryBytes int64  `json:"memory_bytes"`
+
+	GPU *gpuJSON `json:"gpu,omitempty"` // what the NVIDIA driver says, of the devices that it lists
 }
 
 // listDevices asks every back end that is built; problems are of back ends that are there and do not answer.
@@ -54,7 +57,7 @@ func listDevices() (list []deviceJSON, problems []error) {
 			problems = append(problems, err)
 		}
 		for i, d := range found {
-			list = append(list, deviceJSON{fmt.Sprintf("%s:%d", name, i), name, d.Name, d.Model, d.ISA, d.Units, d.MemoryBytes})
+			list = append(list, deviceJSON{fmt.Sprintf("%s:%d", name, i), name, d.Name, d.Model, d.ISA, d.Units, d.MemoryBytes, nil})
 		}
 	}
 	return list, problems
@@ -62,23 +65,31 @@ func listDevices() (list []deviceJSON, problems []error) {
 
 func devices(c *cli.Context) error {
 	list, problems := listDevices()
+	gpus, problem := listGPUs()
+	if problem != nil {
+		problems = append(problems, problem)
+	}
 	for _, err := range problems {
 		fmt.Fprintf(c.App.ErrWriter, "anynetx: %v\n", err)
 	}
-	if len(list) == 0 {
+	if len(list)+len(gpus) == 0 {
 		if len(problems) > 0 {
 			return errReported
 		}
 		return fmt.Errorf("no back end is built: run `make build`, or set ANX_LIBRARY_DIR to the directory of libanx_cpu.so")
 	}
 	if c.Bool("json") {
-		return writeJSON(c.App.Writer, list)
+		return writeJSON(c.App.Writer, append(list, gpus...))
 	}
 	g := newGrid("id", "name", "model", "instruction set", ">units", ">memory")
 	for _, d := range list {
 		g.row(d.ID, d.Name, d.Model, d.ISA, d.Units, bytesText(d.MemoryBytes))
 	}
-	return g.print(c.App.Writer)
+	if err := g.print(c.App.Writer); err != nil || len(gpus) == 0 {
+		return err
+	}
+	fmt.Fprintln(c.App.Writer)
+	return printGPUs(c.App.Writer, gpus)
 }
 
 // openDevice takes a device into use by its ID: "cpu:0", or "cpu" for the first. Threads of 0 are all cores.
