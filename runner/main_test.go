@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -97,7 +98,7 @@ func testWorker(arguments []string) int {
 		}
 		o.Trainers = func(o WorkerOptions, p *Plan) (Trainers, error) {
 			b := b
-			b.Device = o.Device
+			b.Device = cmp.Or(o.UUID, o.Device)
 			return b.trainers(p.Seed), nil
 		}
 	}
