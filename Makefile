@@ -46,6 +46,10 @@ test: ## everything that can be tested without a GPU, with a count of skips and 
 	@$(MAKE) --no-print-directory build harness-library lint build/venv
 	ANX_REQUIRE=cuda_host ANX_READERS_PYTHON=$(CURDIR)/build/venv/bin/python go test -count=1 -timeout 20m -json ./... | go run ./scripts/testsummary
 
+.PHONY: bench-scheduler
+bench-scheduler: build ## what scheduling costs: 2,000 trainings that only wait, on 8 fake GPUs (2 minutes, the machine for itself)
+	ANX_SCHEDULER_RUNS=2000 go test -count=1 -v -timeout 20m -run '^TestSchedulerOverhead$$' ./runner
+
 .PHONY: test-faults
 test-faults: build ## faults that take minutes: a real Slurm in distress, 100 seeded kills, checkpoints cut at every byte, disks full at every write
 	ANX_FAULTS=1 ANX_REQUIRE=cpu go test -count=1 -timeout 20m -run 'Faults|KilledAndResumed$$|DamagedCheckpoint$$|DiskFullAtEachWrite' -json ./engine ./runner ./cmd/anynetx | go run ./scripts/testsummary
