@@ -1,8 +1,8 @@
 /* conv.c - geometry of convolutions (a function of the op record alone) and what both families share outside the vector code. */
 #include "cpu.h"
 
-#define TILE_FLOATS (96 * 1024)   /* 384 KB: both tiles of a slice stay in a 1 MB second level cache beside the weights */
-#define WEIGHT_PIXELS 72          /* six rows of D fill a 32 KB first level cache; sums of lanes cost 5 % */
+#define TILE_FLOATS (192 * 1024)   /* 768 KB: both tiles of a slice stay in a 1 MB second level cache */
+#define WEIGHT_PIXELS 256         /* summing the lanes of a tile takes as long as a dozen pixels */
 #define POINTWISE_FLOATS (128 * 1024)
 
 static int least(int a, int b) { return a < b ? a : b; }
@@ -108,8 +108,10 @@ static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
   const int backward = op->kind == ANX_CONV_BWD;
   window(&p->r_low, &p->r_count, op->r, p->pad, op->stride, op->h, op->p);
   window(&p->s_low, &p->s_count, op->r, p->pad, op->stride, op->w, op->q);
-  p->d_pad_h = most(p->pad - p->r_low, p->r_low + p->r_count - 1 - p->pad);
-  p->d_pad_w = most(p->pad - p->s_low, p->s_low + p->s_count - 1 - p->pad);
+  if (backward && op->out[0] >= 0) { /* the input gradient looks beyond the slice's outputs */
+    p->d_pad_h = most(p->pad - p->r_low, p->r_low + p->r_count - 1 - p->pad);
+    p->d_pad_w = most(p->pad - p->s_low, p->s_low + p->s_count - 1 - p->pad);
+  }
   p->rows = op->p;
   p->blocks = least(p->blocks_total, 8);
   if (op->q > 4 || p->blocks < op->q) p->blocks = 1;

@@ -25,6 +25,75 @@ static view slice_view(const anx_conv_plan *p, const anx_op *op, int slice) {
   return v;
 }
 
+/* The memory that the next slice will read, handed out in pieces, one for each call of the register tiles: `streams` tensors, each a range of
+ * `vectors` vectors in every one of `channels` channels. */
+typedef struct ahead {
+  struct {
+    const stored *at;
+    size_t stride; /* of channels, values */
+    int channels, vectors;
+  } stream[3];
+  int streams, channel, line; /* where the next piece begins: always in stream[streams-1] */
+  int quota;                  /* vectors of a piece */
+} ahead;
+
+/* Adds rows first..first+rows-1 of a map of h x w pixels, whose block is v's, of n channels. */
+static void ahead_add(ahead *a, const stored *x, size_t stride, int channel, int n, const view *v, int h, int w, int first, int last) {
+  if (first < 0) first = 0;
+  if (last > h) last = h;
+  const int i = a->streams++;
+  a->stream[i].at = x + (size_t)channel * stride + ((size_t)v->block * (size_t)h + (size_t)first) * (size_t)w * 16;
+  a->stream[i].stride = stride;
+  a->stream[i].channels = n;
+  a->stream[i].vectors = ((v->blocks - 1) * h + last - first) * w;
+  if ((size_t)a->stream[i].vectors * 17 >= stride) { /* nearly all of each channel: one range */
+    a->stream[i].vectors = (int)((size_t)n * stride / 16);
+    a->stream[i].channels = 1;
+  }
+}
+
+/* Spreads all of it over so many calls. */
+static void ahead_spread(ahead *a, int calls) {
+  int vectors = 0;
+  for (int i = 0; i < a->streams; i++) vectors += a->stream[i].vectors * a->stream[i].channels;
+  a->quota = vectors / calls + vectors / calls / 4 + 1; /* more than their share, since a piece ends with its channel */
+}
+
+/* The next piece, to be fetched in `turns` turns of a loop. */
+static anx_fetch ahead_take(ahead *a, int turns) {
+  if (!a->streams || !turns) return (anx_fetch){0};
+  const int i = a->streams - 1, left = a->stream[i].vectors - a->line, vectors = left < a->quota ? left : a->quota;
+  const anx_fetch f = {(const char *)(a->stream[i].at + (size_t)a->channel * a->stream[i].stride + (size_t)a->line * 16),
+                       (uint32_t)((unsigned)vectors * 16 * sizeof(stored) * 256 / (unsigned)turns)};
+  a->line += vectors;
+  if (a->line == a->stream[i].vectors) {
+    a->line = 0;
+    if (++a->channel == a->stream[i].channels) {
+      a->channel = 0;
+      a->streams--;
+    }
+  }
+  return f;
+}
+
+static void ahead_input(ahead *a, const anx_call *call, const view *v, int group) {
+  const anx_conv_plan *p = &call->conv;
+  const anx_op *op = call->op;
+  const int top = v->p0 * op->stride - (p->pad - p->r_low);
+  ahead_add(a, call->in[op->kind == ANX_CONV_BWD ? BWD_X : FWD_X], p->x_c, group * p->gi, p->gi, v, op->h, op->w, top, top + v->rows);
+}
+
+static void ahead_gradient(ahead *a, const anx_call *call, const view *v, int halo, int group, int k0, int k1) {
+  const anx_conv_plan *p = &call->conv;
+  const anx_op *op = call->op;
+  const int first = v->p0 - halo, last = v->p1 + halo;
+  ahead_add(a, call->in[BWD_G], p->y_c, group * p->go + k0, k1 - k0, v, op->p, op->q, first, last);
+  if (call->in[BWD_AL]) ahead_add(a, call->in[BWD_Y], p->y_c, group * p->go + k0, k1 - k0, v, op->p, op->q, first, last);
+}
+
+/* Number of parts of at most `most`. */
+static int calls(int n, int most) { return (n + most - 1) / most; }
+
 /* Tile of act(X) for the slice, zero outside the map. */
 static void pack_input(const anx_call *call, const view *v, int group, const stored *x0, const float *s, const float *t, float *tile) {
   const anx_conv_plan *p = &call->conv;
@@ -57,8 +126,8 @@ static void pack_input(const anx_call *call, const view *v, int group, const sto
   }
 }
 
-/* Tile of D for the slice: rows p0-pad..p1-1+pad that exist, columns zero outside the map. */
-static void pack_gradient(const anx_call *call, const view *v, int group, int k0, int k1, float *tile) {
+/* Tile of D for the slice: rows p0-halo..p1-1+halo that exist, columns zero outside the map. The weight gradient needs no halo. */
+static void pack_gradient(const anx_call *call, const view *v, int halo, int group, int k0, int k1, float *tile) {
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
   const size_t pixel = (size_t)p->blocks * 16, row = (size_t)p->d_wp * pixel, map = (size_t)op->p * (size_t)op->q * 16;
@@ -68,7 +137,7 @@ static void pack_gradient(const anx_call *call, const view *v, int group, int k0
     const size_t at = (size_t)channel * p->y_c + (size_t)v->block * map;
     const stored *g = (const stored *)call->in[BWD_G] + at, *y = al ? (const stored *)call->in[BWD_Y] + at : NULL;
     const float *ca = al ? al + channel : NULL, *cb = al ? be + channel : NULL, *cd = al ? de + channel : NULL;
-    for (int h = v->p0 - p->d_pad_h; h < v->p1 + p->d_pad_h; h++) {
+    for (int h = v->p0 - halo; h < v->p1 + halo; h++) {
       if (h < 0 || h >= op->p) continue; /* taps there are not computed */
       float *dst = tile + (size_t)(k / PAIR) * p->d_k + (size_t)(h - v->p0 + p->d_pad_h) * row;
       if (p->d_pad_w) {
@@ -108,6 +177,12 @@ void FN(anx_spatial_forward)(const anx_call *call, const anx_share *share, float
       .y = (stored *)call->out[FWD_Y] + (size_t)k_first * p->y_c + (size_t)v.block * map, .y_k = p->y_c, .y_p = by_block ? map : 16,
       .stream = anx_streams(op->n, op->p, op->q, op->k),
       .bias = call->in[FWD_BIAS] ? (const float *)call->in[FWD_BIAS] + k_first : NULL, .sums = sums};
+  ahead next = {0};
+  if (share->next_group < p->groups) {
+    const view n = slice_view(p, op, share->next_slice);
+    ahead_input(&next, call, &n, share->next_group);
+    ahead_spread(&next, (v.p1 - v.p0) * (by_block ? op->q : 1));
+  }
   for (int h = v.p0; h < v.p1; h++) {
     for (int q = 0; q < (by_block ? op->q : 1); q++) {
       t.taps = 0;
@@ -122,7 +197,9 @@ void FN(anx_spatial_forward)(const anx_call *call, const anx_share *share, float
         }
       }
       t.x = scratch + (size_t)((h - v.p0) * st) * row + (size_t)(q * st) * pixel;
-      FN(anx_forward)(&t, share->k0, share->k1, ((size_t)h * (size_t)op->q + (size_t)q) * 16, by_block ? v.blocks : op->q);
+      const int count = by_block ? v.blocks : op->q;
+      t.fetch = ahead_take(&next, anx_fetch_turns(&t, share->k1 - share->k0, count));
+      FN(anx_forward)(&t, share->k0, share->k1, ((size_t)h * (size_t)op->q + (size_t)q) * 16, count);
     }
   }
   if (sums)
@@ -130,7 +207,7 @@ void FN(anx_spatial_forward)(const anx_call *call, const anx_share *share, float
                        share->k1 - share->k0);
 }
 
-static void input_gradient(const anx_call *call, const anx_share *share, const view *v, const float *d, float *sums) {
+static void input_gradient(const anx_call *call, const anx_share *share, const view *v, const float *d, float *sums, ahead *next) {
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
   const int c_first = share->group * p->gi, st = op->stride, by_block = p->blocks > 1;
@@ -153,9 +230,10 @@ static void input_gradient(const anx_call *call, const anx_share *share, const v
       .t = masked ? (const float *)call->in[BWD_T] + c_first : NULL,
       .mean = masked ? mean + c_first : NULL,
       .sums = masked ? sums : NULL};
-  const int h1 = v->p1 == op->p ? op->h : v->p1 * st;
+  const int h1 = v->p1 == op->p ? op->h : v->p1 * st, runs = by_block || st > op->w ? op->w : st; /* of a row */
+  ahead_spread(next, (h1 - v->p0 * st) * runs);
   for (int h = v->p0 * st; h < h1; h++) {
-    for (int w = 0; w < (by_block || st > op->w ? op->w : st); w++) {
+    for (int w = 0; w < runs; w++) {
       t.taps = 0;
       for (int r = p->r_low; r < p->r_low + p->r_count; r++) {
         const int ph = h + p->pad - r;
@@ -170,6 +248,7 @@ static void input_gradient(const anx_call *call, const anx_share *share, const v
         }
       }
       const int count = by_block ? v->blocks : (op->w - w + st - 1) / st;
+      t.fetch = ahead_take(next, anx_fetch_turns(&t, share->c1 - share->c0, count));
       FN(anx_forward)(&t, share->c0, share->c1, ((size_t)h * (size_t)op->w + (size_t)w) * 16, count);
     }
   }
@@ -231,7 +310,7 @@ static void split_gradient(const anx_call *call, const view *v, const anx_share 
 }
 #endif
 
-static void weight_gradient(const anx_call *call, const anx_share *share, const view *v, const float *a, const float *d) {
+static void weight_gradient(const anx_call *call, const anx_share *share, const view *v, const float *a, const float *d, ahead *next) {
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
   float lanes[32 * 16] __attribute__((aligned(64))) = {0}, out[32];
@@ -244,7 +323,8 @@ static void weight_gradient(const anx_call *call, const anx_share *share, const 
   float *dw = (float *)call->out[BWD_DW] + (size_t)(share->group * p->go) * filter;
   const int vectors = ((by_block ? v->blocks : op->q) + PAIR - 1) / PAIR; /* of a run */
   if (share->slice == 0) memset(dw + (size_t)share->k0 * filter, 0, (size_t)(share->k1 - share->k0) * filter * sizeof(float));
-  const int part = p->weight_rows;
+  const int part = p->weight_rows, k_parts = calls(share->k1 - share->k0, WEIGHT_ROWS);
+  ahead_spread(next, calls(rows, part) * k_parts * calls(all, anx_weight_width[calls(share->k1 - share->k0, k_parts)]));
   for (int r0 = 0; r0 < rows; r0 += part) {
     const int n = rows - r0 < part ? rows - r0 : part;
     for (int k = share->k0; k < share->k1;) {
@@ -262,8 +342,10 @@ static void weight_gradient(const anx_call *call, const anx_share *share, const 
           r = 0;
           c++;
         }
-        if (by_block) FN(anx_weight)(dk, w->d_k, columns, n, d_row, st * w->a_row, op->q, w->d_pixel, st * w->a_pixel, vectors, 16, 16, lanes, kb, jb);
-        else FN(anx_weight)(dk, w->d_k, columns, 1, 0, 0, n, d_row, st * w->a_row, vectors, 16, w->a_step, lanes, kb, jb);
+        anx_fetch fetch = ahead_take(next, n * (by_block ? op->q : 1) * vectors * LANES);
+        if (!fetch.at) fetch.at = (const char *)dk;
+        if (by_block) FN(anx_weight)(dk, w->d_k, columns, n, d_row, st * w->a_row, op->q, w->d_pixel, st * w->a_pixel, vectors, 16, 16, fetch, lanes, kb, jb);
+        else FN(anx_weight)(dk, w->d_k, columns, 1, 0, 0, n, d_row, st * w->a_row, vectors, 16, w->a_step, fetch, lanes, kb, jb);
         for (int i = 0; i < kb * jb; i += 4) anx_lane_sum4(lanes + 16 * i, out + i);
         for (int i = 0; i < kb; i++) {
           for (int j = 0; j < jb; j++) dw[(size_t)(k + i) * filter + place[j]] += out[i * jb + j];
@@ -294,9 +376,17 @@ void FN(anx_spatial_backward)(const anx_call *call, const anx_share *share, floa
   const anx_conv_plan *p = &call->conv;
   const view v = slice_view(p, call->op, share->slice);
   const int need_dx = share->c1 > share->c0, need_dw = share->k1 > share->k0;
+  const int halo = need_dx ? p->d_pad_h : 0, k0 = need_dx ? 0 : share->k0, k1 = need_dx ? p->go : share->k1;
+  const int more = share->next_group < p->groups;
+  const view n = slice_view(p, call->op, more ? share->next_slice : 0);
+  ahead next = {0};
   float *d = scratch + p->a_floats;
-  pack_gradient(call, &v, share->group, need_dx ? 0 : share->k0, need_dx ? p->go : share->k1, d);
-  if (need_dx) input_gradient(call, share, &v, d, d + p->d_floats);
+  pack_gradient(call, &v, halo, share->group, k0, k1, d);
+  if (more) ahead_gradient(&next, call, &n, halo, share->next_group, k0, k1);
+  if (need_dx) {
+    if (more && !need_dw) ahead_input(&next, call, &n, share->next_group);
+    input_gradient(call, share, &v, d, d + p->d_floats, &next);
+  }
   if (!need_dw) return;
 #if PAIR == 1
   pack_input(call, &v, share->group, call->in[BWD_X], call->in[BWD_S], call->in[BWD_T], scratch);
@@ -307,5 +397,7 @@ void FN(anx_spatial_backward)(const anx_call *call, const anx_share *share, floa
   split_gradient(call, &v, share, d, rows);
   d = rows;
 #endif
-  weight_gradient(call, share, &v, scratch, d);
+  if (need_dx) next = (ahead){0};
+  if (more) ahead_input(&next, call, &n, share->next_group);
+  weight_gradient(call, share, &v, scratch, d, &next);
 }

@@ -98,9 +98,10 @@ AI void anx_store_partials(double *partial, const float *sums, int channels) {
   }
 }
 
-/* One share of a slice: input gradient of channels c0..c1-1 of a group (none if equal), weight gradient of its rows k0..k1-1. */
+/* One share of a slice: input gradient of channels c0..c1-1 of a group (none if equal), weight gradient of its rows k0..k1-1.
+ * next_group, next_slice: what this thread will probably do afterwards; next_group may be out of range. */
 typedef struct anx_share {
-  int group, slice, c0, c1, k0, k1;
+  int group, slice, c0, c1, k0, k1, next_group, next_slice;
 } anx_share;
 
 /* Walks the tasks of anx_conv_split. */

@@ -1,6 +1,17 @@
 /* conv_ops.c - conv_fwd and conv_bwd: cut into tasks, run by family, sums combined in slice order. */
 #include "conv_kernels.h"
 
+/* All slices of a group in order, then those of another. */
+static void slices(const anx_conv_job *job, anx_share *s, int next_group, float *scratch) {
+  const int count = job->call->conv.slices;
+  for (s->slice = 0; s->slice < count; s->slice++) {
+    const int last = s->slice + 1 == count;
+    s->next_group = last ? next_group : s->group;
+    s->next_slice = last ? 0 : s->slice + 1;
+    job->share(job->call, s, scratch);
+  }
+}
+
 void FN(anx_conv_task)(void *argument, int index, int thread) {
   const anx_conv_job *job = argument;
   const anx_call *call = job->call;
@@ -9,18 +20,19 @@ void FN(anx_conv_task)(void *argument, int index, int thread) {
   const int backward = call->op->kind == ANX_CONV_BWD, need_dx = backward && call->out[BWD_DX];
   float *scratch = call->scratch + (size_t)thread * call->scratch_floats;
   anx_share s = {0};
+  const int threads = anx_pool_threads(call->pool);
   if (parts->fused) {
     s.group = index;
     s.c1 = need_dx ? p->gi : 0;
     s.k1 = p->go;
-    for (s.slice = 0; s.slice < p->slices; s.slice++) job->share(call, &s, scratch);
+    slices(job, &s, index + threads, scratch);
     return;
   }
   const int weights = p->groups * parts->weight_parts;
   if (index < weights) {
     s.group = index / parts->weight_parts;
     anx_part_range(p->go, parts->weight_parts, index % parts->weight_parts, &s.k0, &s.k1);
-    for (s.slice = 0; s.slice < p->slices; s.slice++) job->share(call, &s, scratch);
+    slices(job, &s, (index + threads) / parts->weight_parts, scratch);
     return;
   }
   index -= weights;
@@ -29,6 +41,8 @@ void FN(anx_conv_task)(void *argument, int index, int thread) {
   s.slice = index / parts->parts % parts->slices;
   if (backward) anx_part_range(p->gi, parts->parts, part, &s.c0, &s.c1);
   else anx_part_range(p->go, parts->parts, part, &s.k0, &s.k1);
+  s.next_group = (index + threads) / parts->parts / parts->slices;
+  s.next_slice = (index + threads) / parts->parts % parts->slices;
   job->share(call, &s, scratch);
 }
 

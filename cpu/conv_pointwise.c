@@ -247,7 +247,7 @@ static void weights_by_lanes(const anx_conv_plan *p, float *dw, const anx_share 
       for (int c = 0; c < cn;) {
         const int jb = anx_part(cn, anx_weight_width[kb], c);
         for (int j = 0; j < jb; j++) columns[j] = a + (size_t)(c0 + c + j) * a_c;
-        FN(anx_weight)(d + (size_t)k * d_k, d_k, columns, 1, 0, 0, 1, 0, 0, vectors, 16, 16, lanes, kb, jb);
+        FN(anx_weight)(d + (size_t)k * d_k, d_k, columns, 1, 0, 0, 1, 0, 0, vectors, 16, 16, (anx_fetch){(const char *)d, 0}, lanes, kb, jb);
         for (int i = 0; i < kb * jb; i += 4) anx_lane_sum4(lanes + 16 * i, out + i);
         for (int i = 0; i < kb; i++) {
           float *row = dw + (size_t)(k + i) * (size_t)p->gi + (size_t)(c0 + c);

@@ -14,9 +14,13 @@ static void channels(const anx_forward_tile *t, int kb, int count) {
 }
 
 void FN(anx_forward)(const anx_forward_tile *base, int k0, int k1, size_t at, int count) {
+  anx_fetch fetch = base->fetch;
+  if (!fetch.at) fetch = (anx_fetch){(const char *)base->x, 0};
+  const size_t turns = (size_t)anx_fetch_turns(base, 1, count);
   for (int k = k0; k < k1;) {
     const int kb = anx_part(k1 - k0, FORWARD_CHANNELS, k - k0);
     anx_forward_tile t = *base;
+    t.fetch = fetch;
     const size_t o = (size_t)k * t.y_k + at;
     t.w += (size_t)k * t.w_k;
     if (PAIR == 2 && t.wide) t.wide += o;
@@ -31,6 +35,7 @@ void FN(anx_forward)(const anx_forward_tile *base, int k0, int k1, size_t at, in
     }
     if (t.sums) t.sums += 32 * k;
     channels(&t, kb, count);
+    fetch.at += turns * fetch.step >> 8;
     k += kb;
   }
 }
@@ -40,5 +45,5 @@ typedef void (*weight_fn)(WEIGHT_ARGUMENTS);
 static const weight_fn weight_table[WEIGHT_ROWS + 1][WEIGHT_COLUMNS + 1] = {WEIGHT_ALL(WEIGHT_NAME)};
 
 void FN(anx_weight)(WEIGHT_ARGUMENTS, int kb, int jb) {
-  weight_table[kb][jb](d, d_k, columns, n1, d1, a1, n2, d2, a2, n3, d3, a3, lanes);
+  weight_table[kb][jb](d, d_k, columns, n1, d1, a1, n2, d2, a2, n3, d3, a3, fetch, lanes);
 }

@@ -14,6 +14,14 @@
 
 #include "isa.h"
 
+/* Memory that later slices read, brought near while this one is computed. Requests are spread evenly over the arithmetic: step/256 bytes on per
+ * pixel of a weight tile, and per pixel and turn of a forward tile, which makes FETCHES turns for each reduction channel. */
+#define FETCHES 4
+typedef struct anx_fetch {
+  const char *at; /* null, of a forward tile: nothing to fetch */
+  uint32_t step;
+} anx_fetch;
+
 typedef struct anx_forward_tile {
   const float *x;  /* slots of the input at tap offset 0, pixel 0 */
   size_t x_c, x_p; /* channel stride, pixel stride, slots */
@@ -30,6 +38,7 @@ typedef struct anx_forward_tile {
   const stored *raw;  /* raw input whose activation masks, same strides as y, or null */
   const float *s, *t, *mean; /* [KB], with raw */
   float *sums;       /* [KB][2][16] lane vectors, or null */
+  anx_fetch fetch;   /* not with one tap */
 } anx_forward_tile;
 
 /* The results of a tile go to fp32 memory whatever is stored elsewhere. */
@@ -71,15 +80,37 @@ static const int8_t anx_forward_width[FORWARD_CHANNELS + 1] = {0, 2, 1, 1};
 static const int8_t anx_weight_width[WEIGHT_ROWS + 1] = {0, 9, 5, 4};
 #endif
 
+/* Turns of fetching while kb output channels of count pixels are computed. */
+AI int anx_fetch_turns(const anx_forward_tile *t, int kb, int count) {
+  return (kb + FORWARD_CHANNELS - 1) / FORWARD_CHANNELS * count * t->channels * FETCHES;
+}
+
 /* Splits n into parts of at most most, as equal as possible: the size of the part that starts at `at`. */
 AI int anx_part(int n, int most, int at) {
   const int left = n - at, parts = (left + most - 1) / most;
   return (left + parts - 1) / parts;
 }
 
-AI void anx_forward_body(const anx_forward_tile *t, const float *x0, size_t at, const int KB, const int PB, const int ONE_TAP) {
+AI void anx_forward_body(const anx_forward_tile *t, size_t pixel, const int KB, const int PB, const int ONE_TAP) {
+  const float *x0 = t->x + pixel * t->x_p;
+  const size_t at = pixel * t->y_p;
   vf a[32]; /* a constant size: the compiler keeps variable-length arrays in memory */
   UNROLL for (int i = 0; i < KB * PB * LANES; i++) a[i] = vzero();
+  UNROLL for (int k = 0; k < KB && !ONE_TAP; k++) { /* what the epilogue needs */
+    const size_t o = at + (size_t)k * t->y_k;
+    if (!t->stream) {
+      UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(t->y + o + (size_t)p * t->y_p, 1);
+    }
+    if (t->raw) {
+      UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(t->raw + o + (size_t)p * t->y_p);
+    }
+    if (t->add) {
+      UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(t->add + o + (size_t)p * t->y_p);
+    }
+  }
+  const char *const fetch = t->fetch.at;
+  const size_t fetch_step = (size_t)t->fetch.step * (size_t)PB;
+  size_t fetched = pixel * (size_t)t->channels * FETCHES * t->fetch.step;
   const float *wc = t->w;
   const size_t x_c = t->x_c, x_p = t->x_p, w_c = t->w_c, w_k = t->w_k;
   const int channels = t->channels, taps = ONE_TAP ? 1 : t->taps;
@@ -89,6 +120,9 @@ AI void anx_forward_body(const anx_forward_tile *t, const float *x0, size_t at, 
     wc += w_tap[0];
   }
   for (int c = 0; c < channels; c++, x0 += x_c, wc += w_c) {
+    if (!ONE_TAP) {
+      UNROLL for (int i = 0; i < FETCHES; i++, fetched += fetch_step) __builtin_prefetch(fetch + (fetched >> 8), 0, 2);
+    }
     for (int i = 0; i < taps; i++) {
       const float *x = ONE_TAP ? x0 : x0 + x_tap[i], *w = ONE_TAP ? wc : wc + w_tap[i];
       vf v[16]; /* PB LANES of them */
@@ -158,17 +192,18 @@ AI void anx_forward_body(const anx_forward_tile *t, const float *x0, size_t at, 
   static __attribute__((noinline)) void forward_##KB##_##PB(const anx_forward_tile *t, int first, int tiles) {        \
     for (int i = 0; i < tiles; i++) {                                                                                 \
       const size_t p = (size_t)first + (size_t)i * PB;                                                                \
-      if (t->taps == 1) anx_forward_body(t, t->x + p * t->x_p, p * t->y_p, KB, PB, 1);                                \
-      else anx_forward_body(t, t->x + p * t->x_p, p * t->y_p, KB, PB, 0);                                             \
+      if (t->taps == 1) anx_forward_body(t, p, KB, PB, 1);                                                            \
+      else anx_forward_body(t, p, KB, PB, 0);                                                                         \
     }                                                                                                                 \
   }
 
 #define WEIGHT_ARGUMENTS                                                                                              \
   const float *d, size_t d_k, const float *const *columns, int n1, size_t d1, size_t a1, int n2, size_t d2, size_t a2, int n3, size_t d3, \
-      size_t a3, float *lanes
+      size_t a3, anx_fetch fetch, float *lanes
 
 /* lanes: [KB][JB][16] sums over n1 x n2 x n3 vectors of d[k] times columns[j], with the strides given for each level. */
 AI void anx_weight_body(WEIGHT_ARGUMENTS, const int KB, const int JB) {
+  size_t fetched = 0;
   for (int l = 0; l < LANES; l++) {
     vf a[32];
     UNROLL for (int i = 0; i < KB * JB; i++) a[i] = vzero();
@@ -180,6 +215,8 @@ AI void anx_weight_body(WEIGHT_ARGUMENTS, const int KB, const int JB) {
         UNROLL for (int j = 0; j < JB; j++) c[j] = columns[j] + at;
         size_t o = 0;
         for (int i3 = 0; i3 < n3; i3++, dd += d3, o += a3) {
+          __builtin_prefetch(fetch.at + (fetched >> 8), 0, 2);
+          fetched += fetch.step;
           vf v[WEIGHT_ROWS];
           UNROLL for (int k = 0; k < KB; k++) v[k] = vload_slots(dd + (size_t)k * d_k);
           UNROLL for (int j = 0; j < JB; j++) {
@@ -195,7 +232,7 @@ AI void anx_weight_body(WEIGHT_ARGUMENTS, const int KB, const int JB) {
 
 #define WEIGHT_ONE(KB, JB)                                                                  \
   static __attribute__((noinline)) void weight_##KB##_##JB(WEIGHT_ARGUMENTS) {              \
-    anx_weight_body(d, d_k, columns, n1, d1, a1, n2, d2, a2, n3, d3, a3, lanes, KB, JB);    \
+    anx_weight_body(d, d_k, columns, n1, d1, a1, n2, d2, a2, n3, d3, a3, fetch, lanes, KB, JB);    \
   }
 
 #if FORWARD_CHANNELS == 6 && FORWARD_PIXELS == 14
