@@ -226,7 +226,7 @@ func (c *coordinator) loop(ctx context.Context) error {
 	}
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
-	sampled := time.Now()
+	sampled, shown := time.Now(), time.Time{}
 	done, events := ctx.Done(), c.DeviceEvents
 	for c.living() {
 		select {
@@ -259,7 +259,10 @@ func (c *coordinator) loop(ctx context.Context) error {
 				c.stop(err)
 			}
 		}
-		c.Progress.Update(c.model.snapshot(c.slots))
+		if time.Since(shown) >= 100*time.Millisecond { // it looks at every run; messages come in hundreds a second
+			shown = time.Now()
+			c.Progress.Update(c.model.snapshot(c.slots))
+		}
 	}
 	c.sample(time.Since(sampled))
 	if ctx.Err() != nil && c.cause == nil {

@@ -43,7 +43,7 @@ func writeUsage(path string) {
 
 // What scheduling costs: trainings that only wait for half a second, on 8 GPUs that a fake driver shows, everything else real: leases,
 // checkpoints' folders, Parquet with fsync. ANX_SCHEDULER_RUNS=2000 (make bench-scheduler) is the whole of it; occupancy is judged there
-// only, since it needs the machine for itself.
+// only, since it needs the machine for itself. Two runs do not fit on a GPU, so that a slot is a GPU.
 func TestSchedulerOverhead(t *testing.T) {
 	const gpus, step = 8, 50 * time.Millisecond
 	runs := 160
@@ -60,7 +60,7 @@ func TestSchedulerOverhead(t *testing.T) {
 	driver := nvmltest.New(t)
 	run := func() coordinatorUsage {
 		t.Helper()
-		environment := append(driver.Environment(), devicesVariable+"=cuda", behaviour(fakeBehaviour{Step: step, Need: 1 << 30}), "ANX_RUNNER_TEST_EVERY=1m", usageVariable+"="+file)
+		environment := append(driver.Environment(), devicesVariable+"=cuda", behaviour(fakeBehaviour{Step: step, Need: 20 << 30}), "ANX_RUNNER_TEST_EVERY=1m", usageVariable+"="+file)
 		if s := runStudy(t, study, dir, gpus, environment...); s.Done != runs {
 			t.Fatalf("%+v", s)
 		}
