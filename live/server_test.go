@@ -37,14 +37,14 @@ func (s *scripted) set(v *runner.View, err error) {
 
 // viewOf is a study of two tasks with some architectures done on both; their order is the same, but for the last.
 func viewOf(done int) *runner.View {
-	busy, rate, memory := 97.5, 812.0, int64(3<<30)
+	busy, rate, memory, power := 97.5, 812.0, int64(3<<30), 310.5
 	v := &runner.View{
 		Status: &runner.StudyStatus{Study: `shoes "and" bags`, Dir: "study", Runs: 20, Done: 2 * done, Failed: 1, Running: 1, FailureClasses: map[string]int{"diverged": 1},
 			Tasks:  []runner.TaskStatus{{Task: "ten", Runs: 10, Done: done, Best: &runner.Result{ArchID: "a0", TestTop1: 10}}, {Task: "two", Runs: 10, Done: done, Failed: 1}},
 			Active: []runner.ActiveRun{{RunID: "r", Task: "two", ArchID: "a9", Host: "h", Device: "GPU-1", Epoch: 1, Epochs: 4}}},
 		ImagesPerSecond: rate,
 		Devices: []*runner.DeviceHistory{{Host: "h", Device: "GPU-1", Samples: []runner.DeviceSample{
-			{Time: time.Now().Add(-20 * time.Second)}, {Time: time.Now(), Utilisation: &busy, ImagesPerSec: &rate, MemoryUsed: &memory}}}},
+			{Time: time.Now().Add(-20 * time.Second)}, {Time: time.Now(), Utilisation: &busy, ImagesPerSec: &rate, MemoryUsed: &memory, PowerW: &power}}}},
 		Events: []runner.Event{{Time: time.Now(), Kind: "xid", Text: "<script>alert(1)</script>"}},
 	}
 	for i := range done {
@@ -159,6 +159,7 @@ func TestMetrics(t *testing.T) {
 		`anynetx_runs_failed{study="shoes \"and\" bags",class="diverged"} 1`,
 		`anynetx_rank_correlation{study="shoes \"and\" bags",task="two"} -0.2`,
 		`anynetx_device_memory_used_bytes{study="shoes \"and\" bags",host="h",device="GPU-1"} 3.221225472e+09`,
+		`anynetx_device_power_watts{study="shoes \"and\" bags",host="h",device="GPU-1"} 310.5`,
 		"# TYPE anynetx_images_per_second gauge",
 	} {
 		if !strings.Contains(body, line+"\n") {

@@ -130,6 +130,8 @@ var columns = []struct {
 	{"images_per_s", "Training images per second.", func(s *runner.DeviceSample) *float64 { return s.ImagesPerSec }},
 	{"mem_used_bytes", "Memory in use.", func(s *runner.DeviceSample) *float64 { return number(s.MemoryUsed) }},
 	{"mem_total_bytes", "Memory of the device.", func(s *runner.DeviceSample) *float64 { return number(s.MemoryTotal) }},
+	{"temp_c", "Temperature in degrees Celsius.", func(s *runner.DeviceSample) *float64 { return s.TempC }},
+	{"power_w", "Power in watts.", func(s *runner.DeviceSample) *float64 { return s.PowerW }},
 }
 
 func number(n *int64) *float64 {

@@ -24,6 +24,7 @@ type model struct {
 	before   Message             // totals of worker processes that are gone
 	macs     float64             // of the runs ended in this session
 	window   []sample
+	gpus     []telemetryRow // the last of each
 }
 
 // running is a run that a slot is at.
@@ -155,6 +156,8 @@ type Snapshot struct {
 	Runs            int               `json:"runs"`
 	Done            int               `json:"done"`
 	Failed          int               `json:"failed"`
+	FailureClasses  map[string]int    `json:"failure_classes,omitempty"`
+	GPUs            []DeviceSample    `json:"gpus,omitempty"` // means of the last ten seconds
 	Running         []RunningRun      `json:"running"`
 	Workers         int               `json:"workers"` // processes alive
 	ImagesPerSecond float64           `json:"images_per_s"`
@@ -182,6 +185,7 @@ func (m *model) snapshot(slots []*slot) Snapshot {
 	now := time.Now()
 	s := Snapshot{Study: m.store.Plan.Name, Runs: m.total, Elapsed: now.Sub(m.began).Seconds(), Running: []RunningRun{}}
 	s.Done, s.Failed, s.Best = m.tally()
+	s.FailureClasses, s.GPUs = m.failures(), m.gpus
 	for i := range m.store.Plan.Tasks {
 		s.Tasks = append(s.Tasks, m.store.Plan.Tasks[i].Name)
 	}

@@ -147,6 +147,9 @@ func (p *terminalProgress) draw() {
 		}
 	}
 	lines := []string{bar(s, width), headline(s)}
+	for _, g := range s.GPUs {
+		lines = append(lines, gpuLine(g))
+	}
 	for i, r := range s.Running {
 		if len(lines)+1 >= height-1 {
 			lines = append(lines, fmt.Sprintf("  and %d more", len(s.Running)-i))
@@ -199,11 +202,29 @@ func bar(s Snapshot, width int) string {
 	return fmt.Sprintf("%s %s%s %3.0f %%", s.Study, strings.Repeat("█", full), strings.Repeat("░", cells-full), 100*share)
 }
 
+// gpuLine is a GPU in a line: "  GPU-1b2c3d4e   97 % busy  23.4 of 79.6 GiB  61 °C  310 W  812 images/s".
+func gpuLine(g DeviceSample) string {
+	text := fmt.Sprintf("  %-12.12s", g.Device)
+	part := func(v *float64, format string) {
+		if v != nil {
+			text += fmt.Sprintf("  "+format, *v)
+		}
+	}
+	part(g.Utilisation, "%3.0f %% busy")
+	if g.MemoryUsed != nil && g.MemoryTotal != nil {
+		text += fmt.Sprintf("  %4.1f of %.1f GiB", float64(*g.MemoryUsed)/(1<<30), float64(*g.MemoryTotal)/(1<<30))
+	}
+	part(g.TempC, "%2.0f °C")
+	part(g.PowerW, "%3.0f W")
+	part(g.ImagesPerSec, "%.0f images/s")
+	return text
+}
+
 // headline says it all in a line.
 func headline(s Snapshot) string {
 	text := fmt.Sprintf("%d/%d runs done", s.Done, s.Runs)
 	if s.Failed > 0 {
-		text += fmt.Sprintf(", %d failed", s.Failed)
+		text += fmt.Sprintf(", %d failed (%s)", s.Failed, countsText(s.FailureClasses))
 	}
 	if s.ImagesPerSecond > 0 {
 		text += fmt.Sprintf(", %.0f images/s", s.ImagesPerSecond)

@@ -52,10 +52,12 @@ func (c *coordinator) sampleGPUs(now time.Time, images map[string]float64) {
 		return
 	}
 	means := c.gpus.monitor.Means()
+	c.model.gpus = nil
 	for _, uuid := range slices.Sorted(maps.Keys(means)) {
 		v := means[uuid]
 		row := telemetryRow{Time: now, Host: c.me.Host, Device: uuid, Interval: v.Seconds, Utilisation: v.UtilPct, MemoryUsed: v.MemoryUsed,
 			MemoryTotal: v.MemoryTotal, TempC: v.TempC, PowerW: v.PowerW, Clocks: v.ClocksReasons, ImagesPerSec: ptr(images[uuid])}
+		c.model.gpus = append(c.model.gpus, row)
 		if err := c.telemetry.append(row); err != nil {
 			c.stop(err)
 			return
