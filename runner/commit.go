@@ -1,10 +1,12 @@
 package runner
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -205,22 +207,21 @@ func (s *Store) indexCommit(r runRow) {
 	appendLine(s.indexPath(), indexEntry{r.RunID, r.Task, r.ArchID, r.Status, r.FailureClass, r.TestTop1})
 }
 
-// index reads what the index knows, by run.
+// index is what the index knows, by run; it only grows, so each byte is read once.
 func (s *Store) index() map[string]indexEntry {
-	data, err := os.ReadFile(s.indexPath())
-	if err != nil {
-		return nil
-	}
-	entries := map[string]indexEntry{}
-	for line := range lines(data) {
-		if records, _ := journalLines(line); len(records) == 1 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if data, err := readFrom(s.indexPath(), s.indexRead); err == nil {
+		data = data[:bytes.LastIndexByte(data, '\n')+1] // the rest is being written
+		s.indexRead += int64(len(data))
+		for line := range lines(data) {
 			var e indexEntry
-			if json.Unmarshal(records[0], &e) == nil {
-				entries[e.RunID] = e
+			if records, _ := journalLines(line); len(records) == 1 && json.Unmarshal(records[0], &e) == nil {
+				s.indexed[e.RunID] = e
 			}
 		}
 	}
-	return entries
+	return maps.Clone(s.indexed)
 }
 
 // lines yields the lines of data with their line feeds.

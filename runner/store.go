@@ -37,6 +37,9 @@ type Store struct {
 	known  map[string]bool // committed runs by the last look; only `study retry` makes one of them, a failed one, open again
 	parts  map[string]part // compacted files, by path
 	former map[string]int  // attempts in the compacted table, by run
+
+	indexed   map[string]indexEntry // what the index says ...
+	indexRead int64                 // ... in its first bytes
 }
 
 // OpenStore opens a study folder that has a plan.
@@ -59,7 +62,7 @@ func OpenStore(dir string) (*Store, error) {
 }
 
 func newStore(dir string, p *Plan) *Store {
-	return &Store{Dir: dir, Plan: p, policy: p.policy(), devices: deviceLog{folder: filepath.Join(dir, "work", "devices")}, known: map[string]bool{}, parts: map[string]part{}}
+	return &Store{Dir: dir, Plan: p, policy: p.policy(), devices: deviceLog{folder: filepath.Join(dir, "work", "devices")}, known: map[string]bool{}, parts: map[string]part{}, indexed: map[string]indexEntry{}}
 }
 
 // create writes the folder's description; the plan comes last and makes it one that OpenStore opens.

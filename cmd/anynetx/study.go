@@ -28,7 +28,8 @@ func studyCommand() *cli.Command {
 				Description: "Example:\n\nanynetx study run studies/quick.yaml --out study-quick --workers 2\n\n" +
 					"The folder of --out holds everything; the same command goes on with a study that was stopped, by Ctrl-C or by anything else. Additions to the\n" +
 					"file are accepted; a change of what has begun is refused by name. Exit code 1 if a run failed or the study was stopped.",
-				Flags:  append([]cli.Flag{outFlag(), serveFlag()}, workFlags()...),
+				Flags: append([]cli.Flag{outFlag(), serveFlag(),
+					&cli.BoolFlag{Name: "dry-run", Usage: "show which worker would train what, and until when; nothing is started or written"}}, workFlags()...),
 				Action: studyRun},
 			joinCommand(), submitCommand(),
 			{Name: "status", Usage: "how far a study is", ArgsUsage: "DIR",
@@ -125,6 +126,9 @@ func studyRun(c *cli.Context) error {
 	if o.Dir, err = outFolder(c); err != nil {
 		return err
 	}
+	if c.Bool("dry-run") {
+		return studyDryRun(c, o)
+	}
 	if c.String("serve") != "" {
 		stop, err := serveBeside(c, o.Dir, o.Progress)
 		if err != nil {
@@ -137,6 +141,17 @@ func studyRun(c *cli.Context) error {
 		err = errors.Join(err, printWork(c, summary))
 	}
 	return err
+}
+
+func studyDryRun(c *cli.Context, o runner.RunOptions) error {
+	p, err := runner.Place(o, func(device string, workers int) runner.Measure { return runner.MeasureSpeed(device, workers, 1) })
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return writeJSON(c.App.Writer, p)
+	}
+	return p.WriteText(c.App.Writer)
 }
 
 func printSummary(c *cli.Context, s *runner.Summary) error {
