@@ -259,7 +259,7 @@ func (c *coordinator) loop(ctx context.Context) error {
 				c.stop(err)
 			}
 		}
-		if time.Since(shown) >= 100*time.Millisecond { // it looks at every run; messages come in hundreds a second
+		if time.Since(shown) >= 250*time.Millisecond { // it looks at every run; messages come in hundreds a second
 			shown = time.Now()
 			c.Progress.Update(c.model.snapshot(c.slots))
 		}

@@ -16,6 +16,8 @@ type model struct {
 	queue *queue
 	total int
 	rows  map[string]indexEntry // of committed runs
+	byID  map[string]*PlannedRun
+	left  float64 // multiply-adds of the runs that are not committed
 
 	began    time.Time
 	earlier  int
@@ -59,9 +61,19 @@ func (m *model) refresh() error {
 		return err
 	}
 	m.total = m.queue.expected()
+	if len(m.byID) != len(m.queue.runs) {
+		m.byID = make(map[string]*PlannedRun, len(m.queue.runs))
+		for _, r := range m.queue.runs {
+			m.byID[r.ID] = r
+		}
+	}
+	m.left = 0
+	all := 0.0
 	var index map[string]indexEntry
 	for _, r := range m.queue.runs {
+		all += r.MACs
 		if !committed[r.ID] {
+			m.left += r.MACs
 			if m.rows[r.ID].Status == statusFailed { // and is to be tried again
 				delete(m.rows, r.ID)
 			}
@@ -83,6 +95,7 @@ func (m *model) refresh() error {
 		}
 		m.rows[r.ID] = e
 	}
+	m.left += all / float64(max(1, len(m.queue.runs))) * float64(m.total-len(m.queue.runs)) // those that are not known yet are like the others
 	return nil
 }
 
@@ -107,10 +120,8 @@ func (m *model) hear(s *slot, msg *Message) {
 	m.sessions[s] = *msg
 	switch msg.Kind {
 	case "start":
-		for _, r := range m.queue.runs {
-			if r.ID == msg.RunID {
-				m.running[r.ID] = &running{slot: s, run: r, message: *msg, first: -1}
-			}
+		if r := m.byID[msg.RunID]; r != nil {
+			m.running[r.ID] = &running{slot: s, run: r, message: *msg, first: -1}
 		}
 	case "progress", "epoch":
 		if g := m.running[msg.RunID]; g != nil {
@@ -124,6 +135,9 @@ func (m *model) hear(s *slot, msg *Message) {
 			m.macs += g.run.MACs * (1 - max(g.first, 0))
 		}
 		if msg.Outcome == outcomeCommitted {
+			if r, seen := m.byID[msg.RunID], m.rows[msg.RunID].RunID != ""; r != nil && !seen {
+				m.left -= r.MACs
+			}
 			m.rows[msg.RunID] = indexEntry{RunID: msg.RunID, Task: msg.Task, ArchID: msg.ArchID, Status: statusDone, TestTop1: ptr(msg.Error)}
 		}
 		delete(m.running, msg.RunID)
@@ -224,17 +238,11 @@ func (m *model) snapshot(slots []*slot) Snapshot {
 
 // macsLeft is the work of the runs that are not committed, less what those in progress have behind them.
 func (m *model) macsLeft() float64 {
-	left, mean := 0.0, 0.0
-	for _, r := range m.queue.runs {
-		mean += r.MACs / float64(len(m.queue.runs))
-		if _, committed := m.rows[r.ID]; !committed {
-			left += r.MACs
-		}
-	}
+	left := m.left
 	for _, g := range m.running {
 		left -= g.run.MACs * g.message.Share
 	}
-	return max(0, left+mean*float64(m.total-len(m.queue.runs)))
+	return max(0, left)
 }
 
 func (m *model) tally() (done, failed int, best map[string]Result) {
