@@ -102,8 +102,8 @@ func (s *Store) sweepTemporaries(age time.Duration) error {
 			return nil
 		case err != nil:
 			return diskError(err)
-		case e.IsDir() && path == filepath.Join(s.Dir, "work"):
-			return filepath.SkipDir // goes with its run
+		case e.IsDir() && filepath.Dir(path) == filepath.Join(s.Dir, "work"):
+			return filepath.SkipDir // what is in there goes with its run
 		case e.IsDir() || !strings.Contains(e.Name(), ".tmp-"):
 			return nil
 		}
