@@ -171,6 +171,9 @@ typedef struct anx_ceilings {
   double read_gb_per_s;
 } anx_ceilings;
 
+/* Every run and its phases as ranges, kernel by kernel; a profiler that waits to be told records. */
+enum { ANX_TRACE_RANGES = 1, ANX_TRACE_RECORD = 2 };
+
 typedef struct anx_context_desc {
   int32_t device;
   int32_t threads;  /* CPU: threads of one model, >= 1 */
@@ -212,6 +215,9 @@ typedef struct anx_api {
   anx_status (*program_profile)(anx_context *, anx_program *, uint64_t *ns, uint64_t *runs);
   /* Takes about so many seconds, in all. May be NULL: ANX_UNSUPPORTED. */
   anx_status (*ceilings)(anx_context *, anx_ceilings *out, double seconds);
+  /* What a profiler outside the process sees from now on: ANX_TRACE_RANGES, ANX_TRACE_RECORD. Waits for the device before it changes. May be
+   * NULL: ANX_UNSUPPORTED. */
+  anx_status (*trace)(anx_context *, uint32_t flags);
 } anx_api;
 
 /* The one symbol a back end exports. NULL if it does not know the version asked for. */

@@ -61,6 +61,7 @@ func layouts() []fieldLayout {
 		{"op kinds", 0, uintptr(OpKinds), 0, C.ANX_OP_KINDS},
 		{"last dtype", 0, uintptr(BF16), 0, C.ANX_BF16},
 		{"last status", 0, uintptr(Internal), 0, C.ANX_INTERNAL},
+		{"last trace", 0, uintptr(TraceRecord), 0, C.ANX_TRACE_RECORD},
 		{"last flag", 0, uintptr(Nesterov), 0, C.ANX_NESTEROV},
 	}
 }

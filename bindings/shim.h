@@ -77,5 +77,7 @@ static inline int anx_shim_has_ceilings(const anx_api *a) { return a->ceilings !
 static inline anx_status anx_shim_ceilings(const anx_api *a, anx_context *c, anx_ceilings *out, double seconds) {
   return a->ceilings(c, out, seconds);
 }
+static inline int anx_shim_has_trace(const anx_api *a) { return a->trace != NULL; }
+static inline anx_status anx_shim_trace(const anx_api *a, anx_context *c, uint32_t flags) { return a->trace(c, flags); }
 
 #endif

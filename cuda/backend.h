@@ -11,6 +11,7 @@
 #include <functional>
 #include <vector>
 #include "check.h"
+#include "profile.h"
 
 struct anx_context {
   int device = 0;
@@ -20,6 +21,8 @@ struct anx_context {
   size_t shared_bytes = 0;  // a block's most
   uint64_t writes = 0;      // to buffers, counted
   bool lost = false;
+  uint32_t trace = 0; // ANX_TRACE_*
+  anx_cuda::Domain domain = nullptr;
   std::vector<anx_program *> programs;
   char error[768] = {};
 };
@@ -54,7 +57,8 @@ struct anx_program {
   cudaGraphExec_t executable = nullptr;
   uint64_t seen_writes = ~uint64_t(0); // the context's count when a run was last waited for
   bool unchecked = false; // ran, and nobody has asked for its faults yet
-  bool profiling = false;
+  const char *run = nullptr; // what a run is called
+  bool profiling = false;    // clocks of our own
   std::vector<cudaEvent_t> events; // one before every launch and one behind all
   std::vector<uint64_t> ns, runs;
 };

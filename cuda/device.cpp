@@ -79,6 +79,7 @@ void context_destroy(anx_context *c) {
     cudaStreamSynchronize(c->stream);
     cudaStreamDestroy(c->stream);
   }
+  forget_trace(c);
   delete c;
 }
 

@@ -71,6 +71,7 @@ anx_status program_create(anx_context *c, const anx_program_desc *d, anx_program
     p->slots.resize(size_t(d->slots));
     p->ns.resize(size_t(d->ops));
     p->runs.resize(size_t(d->ops));
+    p->run = run_of(ops, d->ops);
     void *workspace = nullptr;
     const cudaError_t e = cudaMalloc(&workspace, bytes);
     if (e != cudaSuccess) status = e == cudaErrorMemoryAllocation ? fail_memory(c, "program_create", bytes) : check(c, e, "program_create");
@@ -164,14 +165,17 @@ static anx_status set_slots(anx_context *c, anx_program *p, const double *slots)
   return ANX_OK;
 }
 
-// One launch after the other, with an event between them.
-static anx_status run_profiled(anx_context *c, anx_program *p) {
+// One launch after the other: in ranges, and with an event between them where clocks are wanted.
+static anx_status run_ungraphed(anx_context *c, anx_program *p, Ranges &ranges) {
   anx_status status = ANX_OK;
   for (size_t i = 0; i < p->launches.size() && status == ANX_OK; i++) {
-    status = check(c, cudaEventRecord(p->events[i], c->stream), "program_run");
-    if (status == ANX_OK) status = check(c, p->launches[i].run(c->stream), p->launches[i].kernel);
+    const Launch &l = p->launches[i];
+    ranges.enter(phase_of(p->ops[size_t(l.op)]));
+    if (p->profiling) status = check(c, cudaEventRecord(p->events[i], c->stream), "program_run");
+    if (status == ANX_OK) status = check(c, l.run(c->stream), l.kernel);
   }
-  if (status == ANX_OK) status = check(c, cudaEventRecord(p->events.back(), c->stream), "program_run");
+  if (status != ANX_OK || !p->profiling) return status;
+  status = check(c, cudaEventRecord(p->events.back(), c->stream), "program_run");
   if (status == ANX_OK) status = check(c, cudaStreamSynchronize(c->stream), "program_run");
   if (status != ANX_OK) return status;
   for (size_t i = 0; i < p->launches.size(); i++) {
@@ -189,8 +193,10 @@ anx_status program_run(anx_context *c, anx_program *p, const double *slots) {
   if (!p) return anx_cuda_fail(c, ANX_INVALID_ARGUMENT, "program_run: no program");
   if (p->desc.slots && !slots) return anx_cuda_fail(c, ANX_INVALID_ARGUMENT, "program_run: no slots, but the program has %d", p->desc.slots);
   if ((status = check_slots(c, p, slots)) != ANX_OK || p->launches.empty()) return status;
+  const bool traced = c->trace & ANX_TRACE_RANGES;
+  Ranges ranges(traced, c->domain, p->run);
   if ((status = set_slots(c, p, slots)) != ANX_OK) return status;
-  status = p->profiling ? run_profiled(c, p) : check(c, cudaGraphLaunch(p->executable, c->stream), "program_run");
+  status = traced || p->profiling ? run_ungraphed(c, p, ranges) : check(c, cudaGraphLaunch(p->executable, c->stream), "program_run");
   p->unchecked = status == ANX_OK;
   if (status != ANX_OK || p->seen_writes == c->writes) return status;
   p->unchecked = false;

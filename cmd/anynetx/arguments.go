@@ -27,6 +27,15 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 			if flag == nil {
 				return nil, anynetx.Inputf("%s has no flag %s%s; see `%s --help`", where, flagText(arg), suggestFlag(flags, name), where)
 			}
+			if choice, ok := flag.(*choiceFlag); ok && !hasValue {
+				if i+1 < len(args) && slices.Contains(choice.choices, args[i+1]) {
+					i++
+					given = append(given, arg+"="+args[i])
+				} else {
+					given = append(given, arg+"="+choice.bare)
+				}
+				continue
+			}
 			given = append(given, arg)
 			if !hasValue && takesValue(flag) {
 				if i++; i == len(args) {
@@ -62,6 +71,13 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 		out = append(append(out, "--"), words...)
 	}
 	return out, nil
+}
+
+// choiceFlag takes one of some words or nothing: `--profile graph`, `--profile`.
+type choiceFlag struct {
+	*cli.StringFlag
+	bare    string // its value with nothing behind it
+	choices []string
 }
 
 func findFlag(flags []cli.Flag, name string) cli.Flag {

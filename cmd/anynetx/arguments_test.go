@@ -19,7 +19,7 @@ func testApp() *cli.App {
 				&cli.StringFlag{Name: "out", Aliases: []string{"o"}}, &cli.IntFlag{Name: "workers"}, &cli.BoolFlag{Name: "json"}}},
 			{Name: "status", ArgsUsage: "DIR"},
 		}},
-		{Name: "devices", Flags: []cli.Flag{&cli.BoolFlag{Name: "json"}}},
+		{Name: "devices", Flags: []cli.Flag{&cli.BoolFlag{Name: "json"}, &choiceFlag{&cli.StringFlag{Name: "by"}, "name", []string{"age"}}}},
 		{Name: "worker", Hidden: true},
 	}}
 }
@@ -39,6 +39,10 @@ func TestArrange(t *testing.T) {
 		"study run f.yaml -h":                   "study run --help",
 		"study run --help --out d f.yaml":       "study run --help",
 		"study --help":                          "study --help",
+		"devices --by":                          "devices --by=name", // a choice that has a value without one
+		"devices --by age --json":               "devices --by=age --json",
+		"devices --by --json":                   "devices --by=name --json",
+		"devices --by=size":                     "devices --by=size",
 		"-h":                                    "--help",
 		"study run f.yaml --json=false --out d": "study run --json=false --out d -- f.yaml",
 	} {
@@ -57,6 +61,7 @@ func TestArrangeRefuses(t *testing.T) {
 		"zzzzzz":                           "anynetx has no verb \"zzzzzz\"; see",
 		"workr":                            "anynetx has no verb \"workr\"; see", // hidden verbs are not suggested
 		"study run f --worker 2":           "anynetx study run has no flag --worker, did you mean --workers?",
+		"devices --by size":                "anynetx devices takes no argument, but got \"size\"",
 		"study run f --frobnicate=2":       "anynetx study run has no flag --frobnicate; see",
 		"study run f --out":                "--out is the last word and has no value",
 		"devices now":                      "anynetx devices takes no argument, but got \"now\"",

@@ -31,7 +31,7 @@ func benchCommand() *cli.Command {
 				"anynetx bench network --depths 1,2,7,12 --widths 32,64,160,384 --group-widths 16,16,16,16 --strides 2,2,2,2 --stem simple_stem_in --resolution 32 --classes 10 --batch 128 --threads 1 --seconds 10\n\n" +
 				"Times are of whole training steps: input, forward, backward and update; warm-up and tests are left out. The peak is measured in the same run, before and after,\n" +
 				"with as many threads at once. Arithmetic is 2 FLOP per multiply-add of the forward pass and both gradients (the stem has no input gradient).",
-			Flags: append(append(networkFlags(false), benchFlags()...),
+			Flags: append(append(append(networkFlags(false), benchFlags()...), profileFlags()...),
 				&cli.IntFlag{Name: "batch", Value: 128, Usage: "`IMAGES` of a training step"},
 				&cli.IntFlag{Name: "threads", Value: 1, Usage: "`NUMBER` of threads of one model; 0: all cores"},
 				&cli.IntFlag{Name: "processes", Value: 1, Usage: "`NUMBER` of models trained at once, each with --threads of its own; 0: one per core"},

@@ -66,6 +66,13 @@ func benchNetwork(c *cli.Context) error {
 		return err
 	}
 	defer closeAll(contexts)
+	if c.IsSet("profile") && len(contexts) > 1 {
+		return anynetx.Inputf("--profile is for one model; leave --processes away")
+	}
+	profile, err := profilerOf(c, contexts[0])
+	if err != nil {
+		return err
+	}
 	before, err := ceilingsOf(contexts, ceilingsSeconds)
 	if err != nil {
 		return err
@@ -82,7 +89,7 @@ func benchNetwork(c *cli.Context) error {
 		ready := sync.OnceFunc(start.Done)
 		defer ready() // who fails does not keep the others waiting
 		var err error
-		runs[i], err = timeSteps(c.Context, ctx, config, set, seconds, c.Bool("ops"), func() { ready(); start.Wait() })
+		runs[i], err = timeSteps(c.Context, ctx, config, set, seconds, c.Bool("ops"), profile, func() { ready(); start.Wait() })
 		return err
 	})
 	if err != nil {
@@ -113,7 +120,7 @@ type stepTimes struct {
 }
 
 // timeSteps trains for so many seconds; begin returns when all that are measured at once have warmed up.
-func timeSteps(ctx context.Context, device *bindings.Context, config engine.Config, set *datasets.Set, seconds float64, ops bool, begin func()) (stepTimes, error) {
+func timeSteps(ctx context.Context, device *bindings.Context, config engine.Config, set *datasets.Set, seconds float64, ops bool, profile *profiler, begin func()) (stepTimes, error) {
 	var r stepTimes
 	data, err := engine.LoadData(device, set)
 	if err != nil {
@@ -142,6 +149,9 @@ func timeSteps(ctx context.Context, device *bindings.Context, config engine.Conf
 					return 0, err
 				}
 			}
+		}
+		if err := profile.step(); err != nil {
+			return 0, err
 		}
 		start := time.Now()
 		if err := t.Step(); err != nil {
@@ -177,7 +187,7 @@ func timeSteps(ctx context.Context, device *bindings.Context, config engine.Conf
 			r.profile = append(r.profile, times)
 		}
 	}
-	return r, nil
+	return r, profile.end()
 }
 
 func networkReport(n *anynetx.Network, config engine.Config, contexts []*bindings.Context, runs []stepTimes, peak *bindings.Ceilings) benchJSON {

@@ -18,7 +18,7 @@ import (
 )
 
 func trainCommand() *cli.Command {
-	flags := append(networkFlags(true), recipeFlags()...)
+	flags := append(append(networkFlags(true), recipeFlags()...), profileFlags()...)
 	return &cli.Command{
 		Name:  "train",
 		Usage: "train one network",
@@ -119,6 +119,10 @@ func train(c *cli.Context) error {
 		return err
 	}
 	defer ctx.Close()
+	profile, err := profilerOf(c, ctx)
+	if err != nil {
+		return err
+	}
 	data, err := engine.LoadData(ctx, set)
 	if err != nil {
 		return err
@@ -149,7 +153,7 @@ func train(c *cli.Context) error {
 	}
 	start := time.Now()
 	for t.Position().Epoch < t.Position().Epochs {
-		e, err := trainEpoch(c.Context, t, setting.Classes)
+		e, err := trainEpoch(c.Context, t, profile, setting.Classes)
 		if err != nil {
 			return err
 		}
@@ -159,6 +163,9 @@ func train(c *cli.Context) error {
 			return err
 		}
 		result.Epochs = append(result.Epochs, e)
+	}
+	if err := profile.end(); err != nil {
+		return err
 	}
 	result.Seconds = time.Since(start).Seconds()
 	last := result.Epochs[len(result.Epochs)-1]
@@ -176,10 +183,13 @@ func train(c *cli.Context) error {
 }
 
 // trainEpoch is one epoch; between its steps it looks whether it is to stop.
-func trainEpoch(ctx context.Context, t *engine.Trainer, classes int) (epochJSON, error) {
+func trainEpoch(ctx context.Context, t *engine.Trainer, profile *profiler, classes int) (epochJSON, error) {
 	start := time.Now()
 	for p := t.Position(); p.Step < p.StepsPerEpoch; p = t.Position() {
 		if err := ctx.Err(); err != nil {
+			return epochJSON{}, err
+		}
+		if err := profile.step(); err != nil {
 			return epochJSON{}, err
 		}
 		if err := t.Step(); err != nil {

@@ -20,6 +20,7 @@ struct Stream;
 struct Graph;
 struct Event;
 cudaError_t enqueue(Stream *, dim3 grid, dim3 threads, size_t shared_bytes, std::function<void()> body);
+void note(const char *format, ...) __attribute__((format(printf, 1, 2))); // for who reads ANX_HOST_TRACE
 } // namespace host
 using cudaStream_t = host::Stream *;
 using cudaGraph_t = host::Graph *;

@@ -55,6 +55,13 @@ bool lost() {
   if (!text) kernels = 0;
   return text && ++kernels > strtoull(text, nullptr, 10);
 }
+// ANX_HOST_REFUSE=n: launch n + 1 of the process from here on is refused, as one that asks for too much.
+bool refused() {
+  static std::atomic<uint64_t> launches{0};
+  const char *text = getenv("ANX_HOST_REFUSE");
+  if (!text) launches = 0;
+  return text && launches++ == strtoull(text, nullptr, 10);
+}
 bool old_driver() { return getenv("ANX_HOST_OLD_DRIVER"); } // one that knows CUDA 10.1
 size_t memory_limit() { // bytes of the pretended device
   const char *text = getenv("ANX_HOST_MEMORY");
@@ -70,6 +77,8 @@ cudaError_t keep(cudaError_t e) { return e == cudaSuccess ? e : (last = e); }
 } // namespace
 
 cudaError_t enqueue(Stream *s, dim3 grid, dim3 threads, size_t shared_bytes, std::function<void()> body) {
+  if (refused()) return keep(cudaErrorLaunchOutOfResources);
+  if (!s->capturing) note("launch\n");
   const uint64_t number = s->launches++;
   auto turn = std::make_shared<uint64_t>(0);
   s->add([=] {
@@ -167,6 +176,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g) {
 }
 cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *e, cudaGraph_t g, unsigned long long) { *e = new Graph(*g); return cudaSuccess; }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s) {
+  note("graph\n");
   for (const Work &w : e->nodes) s->add(w);
   return keep(s->error);
 }
