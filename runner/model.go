@@ -15,7 +15,7 @@ type model struct {
 	store *Store
 	queue *queue
 	total int
-	rows  map[string]indexEntry // of committed runs
+	tally // of committed runs
 	byID  map[string]*PlannedRun
 	left  float64 // multiply-adds of the runs that are not committed
 
@@ -43,7 +43,7 @@ type sample struct {
 }
 
 func newModel(store *Store, q *queue) (*model, error) {
-	m := &model{store: store, queue: q, rows: map[string]indexEntry{}, began: time.Now(), running: map[string]*running{}, sessions: map[*slot]Message{}}
+	m := &model{store: store, queue: q, tally: newTally(), began: time.Now(), running: map[string]*running{}, sessions: map[*slot]Message{}}
 	if err := m.refresh(); err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func (m *model) refresh() error {
 		if !committed[r.ID] {
 			m.left += r.MACs
 			if m.rows[r.ID].Status == statusFailed { // and is to be tried again
-				delete(m.rows, r.ID)
+				m.reopen(r.ID)
 			}
 			continue
 		}
@@ -93,7 +93,7 @@ func (m *model) refresh() error {
 			}
 			e = indexEntry{row.RunID, row.Task, row.ArchID, row.Status, row.FailureClass, row.TestTop1}
 		}
-		m.rows[r.ID] = e
+		m.commit(e)
 	}
 	m.left += all / float64(max(1, len(m.queue.runs))) * float64(m.total-len(m.queue.runs)) // those that are not known yet are like the others
 	return nil
@@ -138,7 +138,7 @@ func (m *model) hear(s *slot, msg *Message) {
 			if r, seen := m.byID[msg.RunID], m.rows[msg.RunID].RunID != ""; r != nil && !seen {
 				m.left -= r.MACs
 			}
-			m.rows[msg.RunID] = indexEntry{RunID: msg.RunID, Task: msg.Task, ArchID: msg.ArchID, Status: statusDone, TestTop1: ptr(msg.Error)}
+			m.commit(indexEntry{RunID: msg.RunID, Task: msg.Task, ArchID: msg.ArchID, Status: statusDone, TestTop1: ptr(msg.Error)})
 		}
 		delete(m.running, msg.RunID)
 	}
@@ -198,8 +198,8 @@ const rateWindow = 30 * time.Second
 func (m *model) snapshot(slots []*slot) Snapshot {
 	now := time.Now()
 	s := Snapshot{Study: m.store.Plan.Name, Runs: m.total, Elapsed: now.Sub(m.began).Seconds(), Running: []RunningRun{}}
-	s.Done, s.Failed, s.Best = m.tally()
-	s.FailureClasses, s.GPUs = m.failures(), m.gpus
+	s.Done, s.Failed, s.Best = m.done, m.failed(), maps.Clone(m.best)
+	s.FailureClasses, s.GPUs = maps.Clone(m.failures), m.gpus
 	for i := range m.store.Plan.Tasks {
 		s.Tasks = append(s.Tasks, m.store.Plan.Tasks[i].Name)
 	}
@@ -245,27 +245,9 @@ func (m *model) macsLeft() float64 {
 	return max(0, left)
 }
 
-func (m *model) tally() (done, failed int, best map[string]Result) {
-	best = map[string]Result{}
-	for _, e := range m.rows {
-		if e.Status != statusDone {
-			failed++
-			continue
-		}
-		done++
-		if e.TestTop1 == nil {
-			continue
-		}
-		if b, ok := best[e.Task]; !ok || *e.TestTop1 < b.TestTop1 || *e.TestTop1 == b.TestTop1 && e.ArchID < b.ArchID {
-			best[e.Task] = Result{e.ArchID, *e.TestTop1}
-		}
-	}
-	return done, failed, best
-}
-
 func (m *model) summary() *Summary {
-	s := &Summary{Dir: m.store.Dir, Study: m.store.Plan.Name, Runs: m.total, Earlier: m.earlier, Seconds: time.Since(m.began).Seconds(), FailureClasses: m.failures()}
-	s.Done, s.Failed, s.Best = m.tally()
+	s := &Summary{Dir: m.store.Dir, Study: m.store.Plan.Name, Runs: m.total, Earlier: m.earlier, Seconds: time.Since(m.began).Seconds(), FailureClasses: m.failures}
+	s.Done, s.Failed, s.Best = m.done, m.failed(), m.best
 	s.Complete = s.Done+s.Failed == s.Runs
 	t := m.totals()
 	s.Images = t.Images
@@ -273,16 +255,6 @@ func (m *model) summary() *Summary {
 		s.OutsideNative = ptr(100 * (1 - t.Native/t.Busy))
 	}
 	return s
-}
-
-func (m *model) failures() map[string]int {
-	classes := map[string]int{}
-	for _, e := range m.rows {
-		if e.Status != statusDone {
-			classes[e.Class]++
-		}
-	}
-	return classes
 }
 
 // countsText is "2 diverged, 1 out_of_memory".

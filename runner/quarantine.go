@@ -93,6 +93,7 @@ type deviceLog struct {
 	mu      sync.Mutex
 	read    map[string]int64 // bytes of each file that are done with
 	records map[string][]deviceRecord
+	judged  map[string]*judgement
 
 	outOfMemory []deviceRecord
 }
@@ -186,62 +187,70 @@ type verdict struct {
 	reason string
 }
 
-// judge comes to the verdict on a device from its record. Other boots of its host are over.
-func (p *Policy) judge(records []deviceRecord, boot string) verdict {
-	var v verdict
-	starts, runs := 0, map[string]bool{}
-	var suspected []time.Time
-	worse := func(device, format string, args ...any) {
-		if severity[device] > severity[v.device] {
-			v = verdict{device, fmt.Sprintf(format, args...)}
-		}
+// judgement comes to the verdict on a device, record by record. Other boots of its host are over.
+type judgement struct {
+	verdict
+	boot      string
+	read      int             // records
+	starts    int             // that failed, in a row ...
+	runs      map[string]bool // ... of these
+	suspected []time.Time
+}
+
+func (j *judgement) forget() { j.starts, j.runs = 0, nil }
+
+// worse is a verdict that holds unless there is a graver one.
+func (j *judgement) worse(device, format string, args ...any) {
+	if severity[device] > severity[j.device] {
+		j.verdict = verdict{device, fmt.Sprintf(format, args...)}
 	}
-	for _, r := range records {
-		if r.Boot != "" && boot != "" && r.Boot != boot {
-			continue
+}
+
+func (j *judgement) add(p *Policy, r deviceRecord) {
+	if r.Boot != "" && j.boot != "" && r.Boot != j.boot {
+		return
+	}
+	class := r.Class
+	switch r.Kind {
+	case recordRelease:
+		j.forget()
+		j.verdict, j.suspected = verdict{}, nil
+		return
+	case recordSession:
+		j.forget()
+		if j.device == deviceDrain && strings.HasSuffix(j.reason, failedStart) {
+			j.verdict = verdict{}
 		}
-		class := r.Class
-		switch r.Kind {
-		case recordRelease:
-			v, starts, runs, suspected = verdict{}, 0, map[string]bool{}, nil
-			continue
-		case recordSession:
-			starts, runs = 0, map[string]bool{}
-			if v.device == deviceDrain && strings.HasSuffix(v.reason, failedStart) {
-				v = verdict{}
-			}
-			continue
-		case recordAttempt:
-			switch {
-			case class == "" && r.Steps == 0, class == classDiverged, class == classSource, class == classCancelled, class == classFolder, class == classInput,
-				class == classMemory, class == classUnsupported, class == classForeign: // says nothing of the device
-			case r.Steps > 0:
-				starts, runs = 0, map[string]bool{}
-			default:
-				starts++
-				runs[r.RunID] = true
-				if starts >= p.Starts && len(runs) >= 2 {
-					worse(deviceDrain, "%d attempts in a row, the last of class %s%s%s", starts, class, with(r.Text), failedStart)
-				}
-			}
+		return
+	case recordAttempt:
+		switch {
+		case class == "" && r.Steps == 0, class == classDiverged, class == classSource, class == classCancelled, class == classFolder, class == classInput,
+			class == classMemory, class == classUnsupported, class == classForeign: // says nothing of the device
+		case r.Steps > 0:
+			j.forget()
 		default:
-			class = p.classOf(telemetry.Event{Kind: telemetry.Kind(r.Kind), XID: r.XID})
-		}
-		what := "class " + class + with(r.Text)
-		switch p.Classes[class].Device {
-		case deviceQuarantine, deviceDrain:
-			worse(p.Classes[class].Device, "%s", what)
-		case deviceSuspect:
-			suspected = append(suspected, r.Time)
-			within := slices.DeleteFunc(slices.Clone(suspected), func(t time.Time) bool {
-				return r.Time.Sub(t).Seconds() > p.SuspectSeconds
-			})
-			if len(within) >= p.Suspicions {
-				worse(deviceQuarantine, "suspect %d times within %.0f minutes, at last of %s", len(within), p.SuspectSeconds/60, what)
+			if j.runs == nil {
+				j.runs = map[string]bool{}
+			}
+			j.starts++
+			j.runs[r.RunID] = true
+			if j.starts >= p.Starts && len(j.runs) >= 2 {
+				j.worse(deviceDrain, "%d attempts in a row, the last of class %s%s%s", j.starts, class, with(r.Text), failedStart)
 			}
 		}
+	default:
+		class = p.classOf(telemetry.Event{Kind: telemetry.Kind(r.Kind), XID: r.XID})
 	}
-	return v
+	what := "class " + class + with(r.Text)
+	switch p.Classes[class].Device {
+	case deviceQuarantine, deviceDrain:
+		j.worse(p.Classes[class].Device, "%s", what)
+	case deviceSuspect:
+		j.suspected = slices.DeleteFunc(append(j.suspected, r.Time), func(t time.Time) bool { return r.Time.Sub(t).Seconds() > p.SuspectSeconds })
+		if len(j.suspected) >= p.Suspicions {
+			j.worse(deviceQuarantine, "suspect %d times within %.0f minutes, at last of %s", len(j.suspected), p.SuspectSeconds/60, what)
+		}
+	}
 }
 
 // failedStart ends the reason of a verdict that a new coordinator puts to the test again.
@@ -249,13 +258,26 @@ const failedStart = ", failed on this device before their first step"
 
 // judge comes to the verdict on a device of this host from all that is on record.
 func (s *Store) judge(device string) (verdict, error) {
-	s.devices.mu.Lock()
-	defer s.devices.mu.Unlock()
-	if err := s.devices.refresh(); err != nil {
+	d := &s.devices
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.refresh(); err != nil {
 		return verdict{}, err
 	}
-	boot, _, _ := strings.Cut(machine(), " ")
-	return s.policy.judge(s.devices.records[device], boot), nil
+	j := d.judged[device]
+	if j == nil {
+		if d.judged == nil {
+			d.judged = map[string]*judgement{}
+		}
+		j = &judgement{}
+		j.boot, _, _ = strings.Cut(machine(), " ")
+		d.judged[device] = j
+	}
+	for _, r := range d.records[device][j.read:] {
+		j.add(s.policy, r)
+		j.read++
+	}
+	return j.verdict, nil
 }
 
 // learnMemory notes what a run had planned to take when it ran out of memory.

@@ -50,8 +50,12 @@ func TestJudge(t *testing.T) {
 		{"of another boot", []deviceRecord{{Kind: string(telemetry.XID), XID: 79, Boot: "before"}}, "", ""},
 		{"of this boot", []deviceRecord{{Kind: string(telemetry.XID), XID: 79, Boot: "now"}}, deviceQuarantine, "xid_fatal"},
 	} {
-		if v := p.judge(c.records, "now"); v.device != c.device || !strings.Contains(v.reason, c.says) {
-			t.Errorf("%s: %+v", c.name, v)
+		j := judgement{boot: "now"}
+		for _, r := range c.records {
+			j.add(p, r)
+		}
+		if j.device != c.device || !strings.Contains(j.reason, c.says) {
+			t.Errorf("%s: %+v", c.name, j.verdict)
 		}
 	}
 }

@@ -81,9 +81,9 @@ func Status(dir string) (*StudyStatus, error) {
 // status is how far the study is, by what the model has read and the leases that are out.
 func (m *model) status() (*StudyStatus, error) {
 	store, q := m.store, m.queue
-	s := &StudyStatus{Study: store.Plan.Name, Dir: store.Dir, Runs: m.total, FailureClasses: m.failures(), Active: []ActiveRun{}, Tasks: []TaskStatus{}}
+	s := &StudyStatus{Study: store.Plan.Name, Dir: store.Dir, Runs: m.total, FailureClasses: m.failures, Active: []ActiveRun{}, Tasks: []TaskStatus{}}
 	var best map[string]Result
-	s.Done, s.Failed, best = m.tally()
+	s.Done, s.Failed, best = m.done, m.failed(), m.best
 	s.Complete = s.Done+s.Failed == s.Runs
 	perTask := map[string]*TaskStatus{}
 	for i := range store.Plan.Tasks {
