@@ -210,6 +210,9 @@ func (c *coordinator) direct(now time.Time) {
 			c.events.append(event)
 		}
 		s.give(o)
+		if state.Latest.TellsEnergy() {
+			s.tell(Reading{state.UsedJ, state.Latest.Time.UTC()})
+		}
 	}
 }
 
@@ -244,16 +247,20 @@ func (s *slot) training() int {
 	return n
 }
 
-// give tells a worker its orders, if they have changed. One that does not read, because it is stopped, is no reason to wait.
+// give tells a worker its orders, if they have changed.
 func (s *slot) give(o Orders) {
-	if o == s.orders {
-		return
+	if o != s.orders {
+		s.orders = o
+		s.tell(o)
 	}
-	s.orders = o
+}
+
+// tell writes a line to a worker. One that does not read, because it is stopped, is no reason to wait.
+func (s *slot) tell(line any) {
 	if f, ok := s.stdin.(interface{ SetWriteDeadline(time.Time) error }); ok {
 		f.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 	}
-	json.NewEncoder(s.stdin).Encode(o)
+	json.NewEncoder(s.stdin).Encode(line)
 }
 
 // told keeps what a worker's message says of the device.

@@ -135,7 +135,7 @@ func (l *lanes) start() error {
 	o := *l.held
 	if !o.trains() { // nothing else is started before it is committed, so it shares no process
 		l.held = nil
-		return l.w.attempt(o, nil, new(atomic.Bool), func() {})
+		return l.w.attempt(o, nil, new(atomic.Bool), func() *float64 { return nil })
 	}
 	var t Trainers
 	if n := len(l.idle); n > 0 {
@@ -153,12 +153,17 @@ func (l *lanes) start() error {
 		other.shared.Store(true)
 	}
 	l.active[o.run.ID] = &inTraining{o.run, shared}
+	l.w.meter.begin(o.run.ID, time.Now())
 	l.open++
 	if l.orders.MemoryBytes != 0 {
 		o.bytes = l.need(o.run)
 	}
 	go func() {
-		l.ended <- l.w.attempt(o, t, shared, func() { l.trained <- trained{o.run.ID, t} })
+		l.ended <- l.w.attempt(o, t, shared, func() (joules *float64) {
+			joules = l.w.meter.end(o.run.ID, time.Now())
+			l.trained <- trained{o.run.ID, t}
+			return joules
+		})
 	}()
 	return nil
 }
@@ -232,8 +237,13 @@ func (l *lanes) plan(r *PlannedRun) int64 {
 	return n
 }
 
-// readOrders takes lines from the coordinator until it says "stop" or is gone. Only the last orders count.
-func (w *worker) readOrders(line []byte) {
+// hear takes a line from the coordinator: orders, of which only the last count, or a reading.
+func (w *worker) hear(line []byte) {
+	r := Reading{}
+	if json.Unmarshal(line, &r) == nil && !r.At.IsZero() {
+		w.meter.read(r, time.Now())
+		return
+	}
 	o := Orders{}
 	if json.Unmarshal(line, &o) != nil || o.Models < 1 {
 		return

@@ -77,6 +77,7 @@ type worker struct {
 	where    Provenance
 	events   *recorder
 	orders   chan Orders // the newest, or none
+	meter    meter
 	halting  sync.Once
 	stop     chan struct{}
 
@@ -129,7 +130,7 @@ func (w *worker) watch(ctx context.Context, done chan struct{}) {
 		go func() {
 			defer close(asked)
 			for s := bufio.NewScanner(w.Stdin); s.Scan() && s.Text() != "stop"; {
-				w.readOrders(s.Bytes())
+				w.hear(s.Bytes())
 			}
 		}()
 	}
@@ -164,9 +165,9 @@ func (w *worker) stopping() bool {
 	}
 }
 
-// attempt carries a leased run as far as it goes, and calls trained when it is done with the trainers. The error is one that the worker
-// cannot go on after.
-func (w *worker) attempt(o offer, t Trainers, shared *atomic.Bool, trained func()) error {
+// attempt carries a leased run as far as it goes, and calls trained, which says what energy it took, when it is done with the trainers. The
+// error is one that the worker cannot go on after.
+func (w *worker) attempt(o offer, t Trainers, shared *atomic.Bool, trained func() *float64) error {
 	r, l := o.run, o.lease
 	begin := time.Now()
 	beating := make(chan struct{})
@@ -192,7 +193,7 @@ func (w *worker) attempt(o offer, t Trainers, shared *atomic.Bool, trained func(
 		err = errors.Join(err, w.store.learnMemory(r, l, t)) // before anything else is put on the device
 	}
 	w.send(Message{Kind: "trained", RunID: r.ID, Attempt: l.Attempt})
-	trained()
+	row.EnergyJ = trained()
 	if err == nil {
 		err = w.store.commit(r, l, *res)
 	}

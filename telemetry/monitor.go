@@ -35,7 +35,8 @@ type Monitor struct {
 type State struct {
 	Device
 	Latest  *Sample
-	Suspect bool // a call has not returned
+	UsedJ   float64 // energy since the watch began: by the device's counter, else its power times the time
+	Suspect bool    // a call has not returned
 	Lost    bool
 }
 
@@ -200,6 +201,7 @@ func (m *Monitor) sample(d Device, c *caller) {
 			m.mu.Unlock()
 			return
 		}
+		state.UsedJ += energyBetween(state.Latest, &s)
 		state.Latest = &s
 		m.means[d.UUID].add(s)
 		if s.ECCErrors != nil {
@@ -215,6 +217,18 @@ func (m *Monitor) sample(d Device, c *caller) {
 		case <-tick.C:
 		}
 	}
+}
+
+// energyBetween is what a device used between two samples, in joules; 0 where it does not tell.
+func energyBetween(before, now *Sample) float64 {
+	switch {
+	case before == nil:
+	case before.EnergyJ != nil && now.EnergyJ != nil && *now.EnergyJ >= *before.EnergyJ:
+		return *now.EnergyJ - *before.EnergyJ
+	case now.PowerW != nil:
+		return *now.PowerW * now.Time.Sub(before.Time).Seconds()
+	}
+	return 0
 }
 
 // listen is the goroutine that waits for what the driver reports. A set of reports ends with the first device that is lost; sets are not

@@ -23,6 +23,9 @@ type Sample struct {
 	Processes      []Process
 }
 
+// TellsEnergy says whether the device tells what it uses.
+func (s *Sample) TellsEnergy() bool { return s.EnergyJ != nil || s.PowerW != nil }
+
 // Process uses a device.
 type Process struct {
 	PID         int
@@ -98,6 +101,7 @@ func (r *reader) sample() (s Sample, lost bool) {
 		w := float64(small) / 1000
 		s.PowerW = &w
 	}
+	s.Time = time.Now() // energy changes fastest
 	if get("nvmlDeviceGetTotalEnergyConsumption", func() (x nvml.Return) { large, x = h.GetTotalEnergyConsumption(); return x }) {
 		j := float64(large) / 1000
 		s.EnergyJ = &j
@@ -146,7 +150,6 @@ func (r *reader) sample() (s Sample, lost bool) {
 		}
 	}
 	s.ECCErrors, s.RepairPending = r.old.ECCErrors, r.old.RepairPending
-	s.Time = time.Now()
 	return s, lost
 }
 

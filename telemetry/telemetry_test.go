@@ -230,3 +230,57 @@ func TestACallThatDoesNotReturn(t *testing.T) {
 		t.Errorf("closed after %v with %d calls stuck", d, n.Stuck())
 	}
 }
+
+// What a device has used, by its counter and, on an old driver, by its power.
+func TestEnergyByCounter(t *testing.T) { testEnergy(t, "new") }
+func TestEnergyByPower(t *testing.T)   { testEnergy(t, "old") }
+
+func testEnergy(t *testing.T, library string) {
+	if alone(t, nvmltest.Library(t, library)) {
+		return
+	}
+	n, driver, devices := open(t)
+	defer n.Close()
+	driver.Set(0, "power_w", 250)
+	m := n.Watch(devices[:1], quick)
+	defer m.Close()
+	state := func() State { return m.States()[devices[0].UUID] }
+	until(t, "a use", func() bool { return state().UsedJ > 0 })
+	before := state()
+	if counts := before.Latest.EnergyJ != nil; counts != (library == "new") || !before.Latest.TellsEnergy() {
+		t.Errorf("%+v", before.Latest)
+	}
+	until(t, "a second", func() bool { return state().Latest.Time.Sub(before.Latest.Time) > time.Second })
+	after := state()
+	watts := (after.UsedJ - before.UsedJ) / after.Latest.Time.Sub(before.Latest.Time).Seconds()
+	if watts < 125 || watts > 375 {
+		t.Errorf("a device of 250 W is seen to use %.1f W", watts)
+	}
+}
+
+func TestEnergyBetween(t *testing.T) {
+	at := func(seconds int64, joules, watts float64) *Sample {
+		s := &Sample{Time: time.Unix(seconds, 0)}
+		if joules > 0 {
+			s.EnergyJ = &joules
+		}
+		if watts > 0 {
+			s.PowerW = &watts
+		}
+		return s
+	}
+	for _, c := range []struct {
+		before, now *Sample
+		want        float64
+	}{
+		{nil, at(10, 5000, 100), 0},
+		{at(10, 5000, 100), at(12, 5150, 100), 150},
+		{at(10, 5000, 100), at(12, 30, 100), 200}, // the driver was loaded anew
+		{at(10, 0, 100), at(12, 9e9, 50), 100},    // the counter has only just answered
+		{at(10, 0, 0), at(12, 0, 0), 0},
+	} {
+		if got := energyBetween(c.before, c.now); got != c.want {
+			t.Errorf("from %+v to %+v: %v J, want %v", c.before, c.now, got, c.want)
+		}
+	}
+}
