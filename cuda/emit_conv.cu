@@ -16,9 +16,17 @@ static ConvShape shape_of(const anx_op *o) {
   return {o->n, o->h, o->w, o->c, o->p, o->q, o->k, o->r, o->stride, o->group, o->k / (o->c / o->group)};
 }
 
+// Calls f with the instruction set that the device multiplies T in, which tensor_cores says there is.
+template <class T> static bool tensor_cores(const anx_context *c) { return sizeof(T) == 2 && (c->sm >= 80 || std::is_same_v<T, __half>); }
+template <class T, class F> static void with_instructions(const anx_context *c, F f) {
+  if constexpr (std::is_same_v<T, __half>)
+    if (c->sm < 80) return f(Sm70{});
+  if constexpr (sizeof(T) == 2) f(Sm80{});
+}
+
 // What tensor cores take; everything else goes to the direct kernels.
 template <class T> static bool pointwise(const Emitter &e, const ConvShape &s) {
-  return sizeof(T) == 2 && e.context->sm >= 80 && s.r == 1 && s.g == s.c && int64_t(s.n) * s.h * s.w <= INT32_MAX;
+  return tensor_cores<T>(e.context) && s.r == 1 && s.g == s.c && int64_t(s.n) * s.h * s.w <= INT32_MAX / 2;
 }
 
 // Blocks over tiles of pixels beside `columns` tiles of channels: four a multiprocessor fill it.
@@ -101,10 +109,10 @@ template <class T> anx_status Emitter::conv_forward() {
                    : tile_blocks(context, family == Family::grouped ? int64_t(tile.across) * tile.down * tile.along : ceil_divide(pixels, pointwise_rows), columns);
   ConvForward<T> a{s, {in<T>(0), in<float>(1), in<float>(2)}, in<float>(3), in<float>(4), out<T>(0), nullptr};
   if (op->out[1] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.k);
-  if constexpr (sizeof(T) == 2) {
-    if (family == Family::pointwise) launch("conv_pointwise_forward", conv_pointwise<ConvForward<T>>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<T>), a);
+  with_instructions<T>(context, [&](auto isa) {
+    if (family == Family::pointwise) launch("conv_pointwise_forward", conv_pointwise<decltype(isa), ConvForward<T>>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<T>), a);
     if (family == Family::grouped) launch("conv_grouped_forward", conv_grouped<ConvForward<T>, false>, dim3(columns, rows), grouped_threads, shared, Grouped<ConvForward<T>>{a, tile, nullptr});
-  }
+  });
   if (family == Family::direct) launch("conv_direct_forward", conv_direct_forward<T>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), a);
   if (op->out[1] >= 0) sums_from(1, a.partial, rows, 2, 1, s.k);
   return ANX_OK;
@@ -121,12 +129,12 @@ template <class T> void Emitter::input_gradient(const ConvShape &s) {
   ConvInputGradient<T> a{s, {in<T>(0), in<T>(1), in<float>(2), in<float>(3), in<float>(4)}, {in<T>(5), in<float>(6), in<float>(7)}, in<float>(9),
                          in<float>(8), in<T>(10), out<T>(0), nullptr};
   if (op->out[3] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.c);
-  if constexpr (sizeof(T) == 2) {
+  with_instructions<T>(context, [&](auto isa) {
     if (family == Family::pointwise)
-      launch("conv_pointwise_input_gradient", conv_pointwise<ConvInputGradient<T>>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<T>), a);
+      launch("conv_pointwise_input_gradient", conv_pointwise<decltype(isa), ConvInputGradient<T>>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<T>), a);
     if (family == Family::grouped)
       launch("conv_grouped_input_gradient", conv_grouped<ConvInputGradient<T>, false>, dim3(columns, rows), grouped_threads, shared, Grouped<ConvInputGradient<T>>{a, tile, nullptr});
-  }
+  });
   if (family == Family::direct) launch("conv_direct_input_gradient", conv_direct_input_gradient<T>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), a);
   if (op->out[3] >= 0) sums_from(3, a.partial, rows, 2, 1, s.c);
 }
@@ -149,12 +157,12 @@ template <class T> void Emitter::filter_gradient(const ConvShape &s) {
   }
   const bool single = ranges == 1 && !bias; // a single partial is the gradient
   a.partial = single ? out<float>(1) : scratch<float>(uint64_t(ranges) * uint64_t(values));
-  if constexpr (sizeof(T) == 2) {
+  with_instructions<T>(context, [&](auto isa) {
     if (family == Family::pointwise)
-      launch("conv_pointwise_filter_gradient", conv_pointwise_filter_gradient<T>, dim3(columns, ranges), pointwise_filter_threads, pointwise_filter_shared<T>, a);
+      launch("conv_pointwise_filter_gradient", conv_pointwise_filter_gradient<decltype(isa), T>, dim3(columns, ranges), pointwise_filter_threads, pointwise_filter_shared<T>, a);
     if (family == Family::grouped)
       launch("conv_grouped_filter_gradient", conv_grouped_filter_gradient<T>, dim3(columns, ranges), grouped_threads, shared, GroupedFilter<T>{a, tile, passes});
-  }
+  });
   if (family == Family::direct) launch("conv_direct_filter_gradient", conv_direct_filter_gradient<T>, dim3(columns, ranges), 256, 0, a);
   if (!single) launch("reduce_filters", reduce_filters<void>, dim3(ceil_divide(values, reduce_columns)), 256, sizeof(ReduceShared),
          ReduceFilters{a.partial, ranges, filters, values, out<float>(1), out<float>(2)});

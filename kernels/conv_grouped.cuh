@@ -165,7 +165,7 @@ __device__ __forceinline__ void grouped_units_at(int (&unit_at)[grouped_units / 
 template <class Conv, bool fused> __global__ void __launch_bounds__(grouped_threads) conv_grouped(Grouped<Conv> a) {
   using T = typename Conv::Element;
   constexpr bool backward = Conv::backward;
-  ANX_NEEDS_SM80;
+  ANX_ONLY(Sm80);
   ANX_SHARED(unsigned char, memory);
   const ConvShape s = a.conv.shape;
   const GroupedTile t = a.tile;

@@ -21,7 +21,7 @@ template <class T> struct GroupedFilter {
 };
 
 template <class T> __global__ void __launch_bounds__(grouped_threads) conv_grouped_filter_gradient(GroupedFilter<T> a) {
-  ANX_NEEDS_SM80;
+  ANX_ONLY(Sm80);
   ANX_SHARED(unsigned char, memory);
   const ConvShape s = a.conv.shape;
   const GroupedTile t = a.tile;

@@ -12,11 +12,12 @@
 // Tests      reference/conv.c; conformance cases conv_fwd and conv_bwd in f16 and bf16.
 #pragma once
 #include "conv.cuh"
+#include "products.cuh"
 
 namespace anx {
 
 constexpr int pointwise_rows = 128, pointwise_columns = 64, pointwise_depth = 32, pointwise_pitch = 40, pointwise_threads = 256,
-              pointwise_filter_threads = 128;
+              pointwise_filter_threads = 128, pointwise_filter_pitch = 72;
 
 template <class T> struct PointwiseStage {
   T a[pointwise_rows][pointwise_pitch], b[pointwise_columns][pointwise_pitch]; // a pitch of 80 bytes: 8 rows of ldmatrix in 8 bank groups
@@ -43,23 +44,23 @@ template <bool backward> __device__ __forceinline__ int64_t pointwise_source(con
 
 template <class T> __device__ __forceinline__ const Input<T> &side(const ConvForward<T> &a) { return a.in; }
 template <class T> __device__ __forceinline__ const Incoming<T> &side(const ConvInputGradient<T> &a) { return a.d; }
-// Conv is ConvForward or ConvInputGradient.
-template <class Conv> __global__ void __launch_bounds__(pointwise_threads, 2) conv_pointwise(Conv a) {
+// Isa is Sm80 or Sm70 (products.cuh), Conv is ConvForward or ConvInputGradient.
+template <class Isa, class Conv> __global__ void __launch_bounds__(pointwise_threads, 2) conv_pointwise(Conv a) {
   using T = typename Conv::Element;
   constexpr bool backward = Conv::backward;
-  ANX_NEEDS_SM80;
+  ANX_ONLY(Isa);
   ANX_SHARED(PointwiseShared<T>, shared);
   const ConvShape s = a.shape;
   const int depth = backward ? s.k : s.c, columns = backward ? s.c : s.k, depth_stride = padded(depth), column0 = blockIdx.x * pointwise_columns;
-  const int64_t rows = backward ? int64_t(s.n) * s.h * s.w : int64_t(s.n) * s.p * s.q;
+  const int rows = backward ? s.n * s.h * s.w : s.n * s.p * s.q; // cuda/emit_conv.cu keeps larger maps away
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, vector = thread % 4 * 8, warp_row = warp % 4 * 32, warp_column = warp / 4 * 32;
 #pragma unroll
   for (int i = 0; i < 16; i++) shared.kept[i / 8][i % 8][thread] = 0.f;
-  for (int64_t first = int64_t(blockIdx.y) * pointwise_rows; first < rows; first += int64_t(gridDim.y) * pointwise_rows) {
-    int source[2]; // cuda/emit_conv.cu keeps larger maps away
+  for (int first = int(blockIdx.y) * pointwise_rows; first < rows; first += int(gridDim.y) * pointwise_rows) {
+    int source[2];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      const int64_t row = first + thread / 4 + 64 * i;
+      const int row = first + thread / 4 + 64 * i;
       source[i] = row < rows ? int(pointwise_source<backward>(s, row)) : -1;
     }
     Vector8<T> x[2], y[2];
@@ -88,7 +89,7 @@ template <class Conv> __global__ void __launch_bounds__(pointwise_threads, 2) co
         stage.b[backward ? e % 64 : e / 32][backward ? e / 64 : e % 32] = stored<T>(w[j]);
       }
     };
-    float acc[2][4][4] = {};
+    float acc[4][8] = {};
     fetch(0);
     deposit(shared.stage[0], 0);
     __syncthreads();
@@ -96,27 +97,26 @@ template <class Conv> __global__ void __launch_bounds__(pointwise_threads, 2) co
       const bool more = d0 + pointwise_depth < depth;
       if (more) fetch(d0 + pointwise_depth);
       const PointwiseStage<T> &stage = shared.stage[turn];
-#pragma unroll
+#pragma unroll(Isa::block == 1 ? 2 : 1) // Sm70 has no registers for more of B
       for (int d = 0; d < pointwise_depth; d += 16) {
-        uint32_t af[2][4], bf[4][2];
+        uint32_t af[8];
+        Isa::rows(af, &stage.a[warp_row + lane][d]);
+        Isa::rows(af + 4, &stage.a[warp_row + lane][d + 8]);
 #pragma unroll
-        for (int m = 0; m < 2; m++) ldmatrix(4, af[m], &stage.a[warp_row + m * 16 + lane % 16][d + lane / 16 * 8]);
+        for (int n = 0; n < 4; n += 2) {
+          uint32_t bf[2][2 * Isa::block];
+          Isa::columns(bf, &stage.b[warp_column + n * 8][d], pointwise_pitch);
 #pragma unroll
-        for (int n = 0; n < 4; n += 2) ldmatrix(4, bf[n], &stage.b[warp_column + n * 8 + lane / 16 * 8 + lane % 8][d + lane / 8 % 2 * 8]);
-#pragma unroll
-        for (int m = 0; m < 2; m++)
-#pragma unroll
-          for (int n = 0; n < 4; n++) mma_k16<T>(acc[m][n], af[m], bf[n]);
+          for (int i = 0; i < 2; i++) Isa::template multiply<T, 16, false>(acc[n + i], af, bf[i]);
+        }
       }
       if (more) deposit(shared.stage[turn ^ 1], d0 + pointwise_depth);
       __syncthreads();
     }
 #pragma unroll
-    for (int m = 0; m < 2; m++)
+    for (int n = 0; n < 4; n++)
 #pragma unroll
-      for (int n = 0; n < 4; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) shared.out[warp_row + m * 16 + lane / 4 + i / 2 * 8][warp_column + n * 8 + lane % 4 * 2 + i % 2] = acc[m][n][i];
+      for (int i = 0; i < 8; i++) shared.out[warp_row + Isa::row_of(i)][warp_column + n * 8 + Isa::column_of(i)] = acc[n][i];
     __syncthreads();
     const int c0 = column0 + thread % 8 * 8;
     const Coefficients k8 = finish_coefficients(a, c0);
@@ -125,7 +125,7 @@ template <class Conv> __global__ void __launch_bounds__(pointwise_threads, 2) co
     for (int i = 0; i < 16; i++) sums[i / 8][i % 8] = shared.kept[i / 8][i % 8][thread];
 #pragma unroll 1
     for (int r = thread / 8; r < pointwise_rows; r += pointwise_threads / 8) {
-      const int64_t row = first + r;
+      const int row = first + r;
       if (row >= rows || c0 >= padded(columns)) continue;
       float v[8];
 #pragma unroll
@@ -143,11 +143,11 @@ template <class Conv> __global__ void __launch_bounds__(pointwise_threads, 2) co
 }
 
 template <class T> struct PointwiseFilterStage {
-  T d[pointwise_depth][72], x[pointwise_depth][72]; // 144 bytes a pixel: 8 rows of ldmatrix in 8 bank groups
+  T d[pointwise_depth][pointwise_filter_pitch], x[pointwise_depth][pointwise_filter_pitch]; // 144 bytes a pixel: 8 rows of ldmatrix in 8 bank groups
 };
 
-template <class T> __global__ void __launch_bounds__(pointwise_filter_threads) conv_pointwise_filter_gradient(ConvFilterGradient<T> a) {
-  ANX_NEEDS_SM80;
+template <class Isa, class T> __global__ void __launch_bounds__(pointwise_filter_threads) conv_pointwise_filter_gradient(ConvFilterGradient<T> a) {
+  ANX_ONLY(Isa);
   struct Shared { PointwiseFilterStage<T> stage[2]; };
   ANX_SHARED(Shared, shared);
   const ConvShape s = a.shape;
@@ -181,7 +181,7 @@ template <class T> __global__ void __launch_bounds__(pointwise_filter_threads) c
       store8(&stage.x[thread / 8 + 16 * i][vector], there[i] ? activated(a.in, kx, x[i], x[i]) : zero8<T>());
     }
   };
-  float acc[2][4][4] = {};
+  float acc[4][8] = {};
   fetch(begin);
   deposit(shared.stage[0]);
   __syncthreads();
@@ -192,29 +192,28 @@ template <class T> __global__ void __launch_bounds__(pointwise_filter_threads) c
     const PointwiseFilterStage<T> &stage = shared.stage[turn];
 #pragma unroll
     for (int d = 0; d < pointwise_depth; d += 16) {
-      uint32_t af[2][4], bf[4][2];
+      uint32_t af[8];
 #pragma unroll
-      for (int m = 0; m < 2; m++) ldmatrix_transposed(4, af[m], &stage.d[d + lane / 16 * 8 + lane % 8][wk + m * 16 + lane / 8 % 2 * 8]);
+      for (int j = 0; j < Isa::loads; j++) Isa::rows_transposed(af, j, &stage.d[d + Isa::depth(j)][wk + Isa::row()]);
 #pragma unroll
-      for (int n = 0; n < 4; n += 2) ldmatrix_transposed(4, bf[n], &stage.x[d + lane / 8 % 2 * 8 + lane % 8][wc + n * 8 + lane / 16 * 8]);
+      for (int n = 0; n < 4; n += 2) {
+        uint32_t bf[2][2 * Isa::block];
+        Isa::columns_transposed(bf, &stage.x[d][wc + n * 8], pointwise_filter_pitch);
 #pragma unroll
-      for (int m = 0; m < 2; m++)
-#pragma unroll
-        for (int n = 0; n < 4; n++) mma_k16<T>(acc[m][n], af[m], bf[n]);
+        for (int i = 0; i < 2; i++) Isa::template multiply<T, 16, true>(acc[n + i], af, bf[i]);
+      }
     }
     if (more) deposit(shared.stage[turn ^ 1]);
     __syncthreads();
   }
   float *partial = a.partial + int64_t(blockIdx.y) * s.k * s.c;
 #pragma unroll
-  for (int m = 0; m < 2; m++)
+  for (int n = 0; n < 4; n++)
 #pragma unroll
-    for (int n = 0; n < 4; n++)
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const int k = k0 + wk + m * 16 + lane / 4 + i / 2 * 8, c = c0 + wc + n * 8 + lane % 4 * 2 + i % 2;
-        if (k < s.k && c < s.c) partial[int64_t(k) * s.c + c] = acc[m][n][i];
-      }
+    for (int i = 0; i < 8; i++) {
+      const int k = k0 + wk + Isa::row_of(i), c = c0 + wc + n * 8 + Isa::column_of(i);
+      if (k < s.k && c < s.c) partial[int64_t(k) * s.c + c] = acc[n][i];
+    }
 }
 template <class T> constexpr size_t pointwise_filter_shared = 2 * sizeof(PointwiseFilterStage<T>);
 

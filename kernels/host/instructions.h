@@ -36,6 +36,31 @@ template <class T, int K> void mma(float *d, const uint32_t *a, const uint32_t *
   });
 }
 
+// Quarter q of the warp: D[8][8] += A[8][4] B[4][8] of half. In it lane l is e = l % 4 + l / 16 * 4; A and B hold a row, a column of e, or,
+// transposed, 4 rows, 4 columns from e / 4 * 4 on at k = e % 4.
+template <bool transposed> void mma_k4(float *d, const uint32_t *a, const uint32_t *b, const void *site) {
+  struct Fragments { float *d; const uint32_t *a, *b; } mine{d, a, b};
+  meet(0xffffffffu, site, &mine, [](void **lanes, const void *) {
+    for (int q = 0; q < 4; q++) {
+      const auto of = [&](int e) { return static_cast<Fragments *>(lanes[q * 4 + e % 4 + e / 4 * 16]); };
+      float A[8][4], B[8][4];
+      for (int e = 0; e < 8; e++)
+        for (int i = 0; i < 4; i++) {
+          const int line = transposed ? e / 4 * 4 + i : e, k = transposed ? e % 4 : i;
+          A[line][k] = half_of<__half>(of(e)->a[i / 2], i % 2);
+          B[line][k] = half_of<__half>(of(e)->b[i / 2], i % 2);
+        }
+      for (int e = 0; e < 8; e++)
+        for (int i = 0; i < 8; i++) {
+          const float *row = A[e / 4 * 4 + e % 2 + (i & 2)], *column = B[(i & 4) + (e & 2) + (i & 1)];
+          float sum = of(e)->d[i];
+          for (int k = 0; k < 4; k++) sum += row[k] * column[k];
+          of(e)->d[i] = sum;
+        }
+    }
+  });
+}
+
 // count 8x8 matrices of 16-bit values; lane 8 m + i names row i of matrix m.
 template <int count, bool transposed> void ldmatrix(uint32_t *registers, const void *row, const void *site) {
   struct Load { uint32_t *registers; const char *row; } mine{registers, static_cast<const char *>(row)};
