@@ -25,12 +25,8 @@ const (
 	exitStopped = 75 // EX_TEMPFAIL
 )
 
-// WorkerMain is the verb `worker`: what the coordinator, or a batch system, starts. It returns the exit code.
-func WorkerMain(arguments []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	return workerMain(arguments, stdin, stdout, stderr, WorkerOptions{})
-}
-
-func workerMain(arguments []string, stdin io.Reader, stdout, stderr io.Writer, o WorkerOptions) int {
+// WorkerMain is the verb `worker`: what the coordinator, or a batch system, starts. It returns the exit code. The arguments go before o.
+func WorkerMain(arguments []string, stdin io.Reader, stdout, stderr io.Writer, o WorkerOptions) int {
 	flags := flag.NewFlagSet("anynetx worker", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&o.StudyDir, "study", "", "study `folder`")

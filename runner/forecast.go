@@ -126,7 +126,7 @@ func MeasureSpeed(device string, workers, threads int) Measure {
 			return Speed{}, anynetx.Inputf("the plan has no runs to measure")
 		}
 		o := WorkerOptions{Device: device, Threads: max(threads, 1)}
-		opened, err := openEngine(o, p)
+		opened, err := OpenEngine(o, p)
 		if err != nil {
 			return Speed{}, err
 		}

@@ -102,7 +102,7 @@ func testWorker(arguments []string) int {
 			return b.trainers(p.Seed), nil
 		}
 	}
-	return workerMain(arguments, os.Stdin, os.Stdout, os.Stderr, o)
+	return WorkerMain(arguments, os.Stdin, os.Stdout, os.Stderr, o)
 }
 
 func (b fakeBehaviour) trainers(seed uint64) fakeTrainers {

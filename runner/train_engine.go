@@ -44,8 +44,8 @@ func splitDevice(device string) (backend string, index int, err error) {
 	return backend, index, nil
 }
 
-// openEngine opens the back end of a worker.
-func openEngine(o WorkerOptions, p *Plan) (Trainers, error) {
+// OpenEngine opens the back end of a worker.
+func OpenEngine(o WorkerOptions, p *Plan) (Trainers, error) {
 	backend, index, err := splitDevice(o.Device)
 	if err != nil {
 		return nil, err

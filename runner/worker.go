@@ -153,7 +153,7 @@ func (w *worker) openTrainers() (Trainers, error) {
 	if w.Trainers != nil {
 		return w.Trainers(w.WorkerOptions, w.store.Plan)
 	}
-	return openEngine(w.WorkerOptions, w.store.Plan)
+	return OpenEngine(w.WorkerOptions, w.store.Plan)
 }
 
 func (w *worker) stopping() bool {

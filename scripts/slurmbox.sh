@@ -35,8 +35,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,bf_interval=1
 ReturnToService=2
-SlurmdTimeout=${SLURMD_TIMEOUT:-10}
-KillWait=10
+SlurmdTimeout=30
+KillWait=60
 JobRequeue=1
 $([ "${EXIT_REQUEUES:-yes}" = no ] || echo RequeueExit=75)
 MaxArraySize=101

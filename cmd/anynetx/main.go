@@ -28,7 +28,7 @@ const (
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "worker" { // a process of a running study; it has flags, signals and exit codes of its own
-		os.Exit(runner.WorkerMain(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
+		os.Exit(runner.WorkerMain(os.Args[2:], os.Stdin, os.Stdout, os.Stderr, runner.WorkerOptions{}))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once

@@ -17,7 +17,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"anynetx": main})
+	testscript.Main(m, map[string]func(){"anynetx": heldProgram})
 }
 
 // TestScripts runs testdata/script: the program as a user meets it. A script whose first line asks for [native] needs the back ends.
