@@ -32,7 +32,8 @@ type RunOptions struct {
 	Command    []string      // that starts a worker, before its arguments; nil: this program's verb "worker"
 	StopWithin time.Duration // until workers that were asked to stop are killed; 0: two minutes
 
-	tryLock tryLock // for tests
+	tryLock tryLock   // for tests
+	timing  gpuTiming // for tests
 }
 
 // Summary is what a call of Run came to.
@@ -175,7 +176,7 @@ func (c *coordinator) begin() error {
 	}
 	c.cancel = c.store.cancelWord()
 	for i := range c.workers() {
-		c.slots = append(c.slots, &slot{index: i, device: c.Devices[i%len(c.Devices)]})
+		c.slots = append(c.slots, &slot{index: i, device: c.Devices[i%len(c.Devices)], packing: packing{window: c.timing.window}})
 	}
 	if c.locks.missing {
 		text := fmt.Sprintf("locks do not work in %s: take care yourself that one `study run` or `study compact` works there at a time; results are safe without", c.Dir)

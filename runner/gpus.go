@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -172,6 +173,7 @@ const noticeable = 64 << 20
 
 // direct gives the workers their orders, once a second and when a worker has just started.
 func (c *coordinator) direct(now time.Time) {
+	sees := cmp.Or(c.timing.sees, 3*time.Second)
 	var states map[string]telemetry.State
 	if c.gpus != nil {
 		states = c.gpus.monitor.States()
@@ -191,14 +193,14 @@ func (c *coordinator) direct(now time.Time) {
 			if s.orders.Models == 0 { // nothing has been placed there yet
 				s.baseline = d.foreign
 			}
-			if d.own == 0 && s.training() > 0 && state.Latest.Time.Sub(s.settled) > seesProcesses {
+			if d.own == 0 && s.training() > 0 && state.Latest.Time.Sub(s.settled) > sees {
 				// The driver names processes by numbers that are not ours, as in a container: what has come since is the worker's.
 				d.own = max(0, d.foreign-s.baseline)
 				d.foreign -= d.own
 				d.budget += d.own
 			}
 			c.notice(s.device, d)
-			if planned, n := s.planned(); n > 0 && d.own > 0 && state.Latest.Time.Sub(s.settled) > seesProcesses {
+			if planned, n := s.planned(); n > 0 && d.own > 0 && state.Latest.Time.Sub(s.settled) > sees {
 				c.gpus.extra[state.Name] = max(c.gpus.extra[state.Name], (d.own-planned)/int64(n))
 			}
 			o.MemoryBytes, o.ExtraBytes, o.Exclusive = d.budget, c.gpus.extra[state.Name], d.foreign < noticeable
@@ -216,8 +218,11 @@ func (c *coordinator) direct(now time.Time) {
 	}
 }
 
-// seesProcesses is how long the driver may take to see a process, and its memory, come and go.
-const seesProcesses = 3 * time.Second
+// gpuTiming is how long things take on a GPU; zero is the default.
+type gpuTiming struct {
+	window time.Duration // in which work is measured: half a minute
+	sees   time.Duration // until the driver sees a process, and its memory, come and go: three seconds
+}
 
 // notice makes an event of others that come to a device, or go.
 func (c *coordinator) notice(device string, d share) {

@@ -30,7 +30,8 @@ const (
 	driverVariable  = "ANX_RUNNER_TEST_DRIVER"  // file of what a driver says, see driverSays
 	onceVariable    = "ANX_RUNNER_TEST_ONCE"    // ... unless this file exists, which it makes
 
-	locksVariable = "ANX_RUNNER_TEST_LOCKS" // "missing": a file system without them
+	locksVariable  = "ANX_RUNNER_TEST_LOCKS"  // "missing": a file system without them
+	timingVariable = "ANX_RUNNER_TEST_TIMING" // a gpuTiming: window,sees
 )
 
 type fakeBehaviour struct {
@@ -53,6 +54,8 @@ type fakeBehaviour struct {
 	Stop       string // the first run of this task to come so far stops its own process by SIGSTOP
 	Device     string `json:"-"` // of the worker
 	Dead       string // "start": the worker dies before it is ready
+	Crowd      string // file of a crowd, whose trainings have steps by Law
+	Law        float64
 }
 
 func TestMain(m *testing.M) {
@@ -96,9 +99,16 @@ func testWorker(arguments []string) int {
 			fmt.Fprintln(os.Stderr, "no such device")
 			return 70
 		}
+		together := &crowd{file: b.Crowd, step: b.Step, law: b.Law}
+		if b.Crowd != "" {
+			b.Step = 0
+		}
 		o.Trainers = func(o WorkerOptions, p *Plan) (Trainers, error) {
 			b := b
 			b.Device = cmp.Or(o.UUID, o.Device)
+			if b.Crowd != "" {
+				return crowdedTrainers{b.trainers(p.Seed), together}, nil
+			}
 			return b.trainers(p.Seed), nil
 		}
 	}
@@ -222,6 +232,10 @@ func testCoordinator() int {
 		if os.Getenv("ANX_FAKE_NVML") == "" {
 			o.DeviceEvents = make(chan telemetry.Event) // these devices have no driver
 		}
+	}
+	if window, sees, ok := strings.Cut(os.Getenv(timingVariable), ","); ok {
+		o.timing.window, _ = time.ParseDuration(window)
+		o.timing.sees, _ = time.ParseDuration(sees)
 	}
 	if path := os.Getenv(driverVariable); path != "" {
 		o.DeviceEvents = followDriver(ctx, path)

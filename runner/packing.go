@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 )
@@ -36,10 +37,7 @@ func (p *packing) observe(now time.Time, training int, work float64) (reason str
 		p.rates = map[int]measure{}
 	}
 	p.now = p.models()
-	window := p.window
-	if window == 0 {
-		window = 30 * time.Second
-	}
+	window := cmp.Or(p.window, 30*time.Second)
 	if training != p.now { // only full lanes are measured
 		p.began = time.Time{}
 		return "", false

@@ -1,0 +1,178 @@
+package runner
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"anynetx/telemetry/nvmltest"
+)
+
+// Several runs on a GPU, from the driver's word to the worker's lanes: the whole program on a fake driver. How much the GPU does at a time
+// is a law of the trainings, how much memory they take the test tells the driver.
+
+// crowd is what the trainings of a process share.
+type crowd struct {
+	now  atomic.Int64
+	file string        // where each training writes a line as it begins: how many there are
+	step time.Duration // of one alone ...
+	law  float64       // ... and of n together, n to this power as long
+}
+
+type crowdedTrainers struct {
+	Trainers
+	crowd *crowd
+}
+
+type crowdedTraining struct {
+	Training
+	crowd *crowd
+}
+
+func (c crowdedTrainers) Open(r *PlannedRun) (Training, error) {
+	f, err := os.OpenFile(c.crowd.file, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fmt.Fprintln(f, c.crowd.now.Add(1))
+	t, err := c.Trainers.Open(r)
+	return crowdedTraining{t, c.crowd}, err
+}
+
+func (c crowdedTraining) Step() error {
+	time.Sleep(time.Duration(float64(c.crowd.step) * math.Pow(float64(c.crowd.now.Load()), c.crowd.law)))
+	return c.Training.Step()
+}
+
+func (c crowdedTraining) Close() {
+	c.crowd.now.Add(-1)
+	c.Training.Close()
+}
+
+func TestPacking(t *testing.T) {
+	tasks, _, _ := strings.Cut(faultStudy, "tasks:\n")
+	// Runs that last longer than the test.
+	study := writeStudy(t, tasks+"tasks:\n  - {name: only, dataset: one, classes: 6, epochs: 1, train_images: 1600000, replicates: 2}\n")
+	start := func(law float64) *packedStudy {
+		p := &packedStudy{t: t, dir: t.TempDir(), file: filepath.Join(t.TempDir(), "crowd"), driver: nvmltest.New(t)}
+		p.driver.Set(0, "power_w", 200)
+		b := fakeBehaviour{Need: 6 << 30, Crowd: p.file, Law: law, Step: 50 * time.Millisecond}
+		p.coordinatorProcess = startStudy(t, study, p.dir, 0, append(onDriver(p.driver, nvmltest.UUID(0), b), timingVariable+"=2s,500ms", "ANX_RUNNER_TEST_EVERY=1h")...)
+		t.Cleanup(func() { p.Process.Kill() })
+		return p
+	}
+	pays, planned, slows := start(-2), start(-2), start(3) // side by side
+
+	// 6 GiB are planned for a run, 10 are seen, 31.4 are to be had: a fourth is wanted and does not fit.
+	pays.until("4 runs at a time are tried", func() { pays.takes(10 << 10) })
+	time.Sleep(time.Second)
+	if list := pays.began(); len(list) != 3 {
+		t.Errorf("trainings began as number %v, want 3", list)
+	}
+	// The control: by the plan it does.
+	planned.until("4 runs at a time are tried", func() {})
+	eventually(t, "the fourth", time.Minute, func() bool { return len(planned.began()) >= 4 })
+	if text := fmt.Sprint(pays.decisions(), planned.decisions()); strings.Contains(text, "2 runs at a time do 0.") {
+		t.Errorf("what pays is undone: %s", text)
+	}
+
+	// Where there were two that slow each other down, one stays.
+	slows.until("2 runs at a time do 0.", func() {})
+	status, err := Status(slows.dir)
+	if err != nil || len(status.Active) != 2 {
+		t.Fatalf("%+v %v", status, err)
+	}
+	if err := CancelRun(t.Context(), slows.dir, status.Active[0].RunID); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second)
+	if list := slows.began(); len(list) != 2 {
+		t.Errorf("trainings began as number %v, want 2 and none after them", list)
+	}
+	for _, p := range []*packedStudy{pays, planned, slows} {
+		p.Process.Signal(os.Interrupt)
+		p.Wait()
+		p.energy(200)
+	}
+}
+
+// packedStudy is one on one GPU of a driver.
+type packedStudy struct {
+	*coordinatorProcess
+	t         *testing.T
+	dir, file string
+	driver    *nvmltest.Driver
+}
+
+// takes tells the driver what each training takes.
+func (p *packedStudy) takes(mib int64) {
+	for _, pid := range workersOf(p.Process.Pid) {
+		p.driver.Set(0, fmt.Sprint("proc:", pid), mib*int64(len(p.began())))
+	}
+}
+
+// began lists the trainings that began: how many there were then.
+func (p *packedStudy) began() (list []int64) {
+	data, _ := os.ReadFile(p.file)
+	for line := range strings.Lines(string(data)) {
+		n, _ := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
+		list = append(list, n)
+	}
+	return list
+}
+
+// until waits for a decision.
+func (p *packedStudy) until(says string, meanwhile func()) {
+	p.t.Helper()
+	eventually(p.t, says, time.Minute, func() bool {
+		meanwhile()
+		time.Sleep(50 * time.Millisecond)
+		return strings.Contains(fmt.Sprint(p.decisions()), says)
+	})
+}
+
+// decisions are those of packing so far.
+func (p *packedStudy) decisions() (list []string) {
+	paths, err := filepath.Glob(filepath.Join(p.dir, "work", "journals", "events-*.jsonl"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, path := range paths {
+		data, _ := os.ReadFile(path)
+		for _, e := range readJournal[Event](data) {
+			if e.Kind == "packing" {
+				list = append(list, e.Text)
+			}
+		}
+	}
+	return list
+}
+
+// energy checks that the attempts have the energy of the device between them, and no more.
+func (p *packedStudy) energy(watts float64) {
+	p.t.Helper()
+	attempts := readAll[attemptRow](p.t, p.dir, "attempts")
+	begin, end, joules := attempts[0].Started, attempts[0].Ended, 0.0
+	for _, a := range attempts {
+		if a.EnergyJ == nil {
+			p.t.Fatalf("an attempt without energy: %+v", a)
+		}
+		joules += *a.EnergyJ
+		if a.Started.Before(begin) {
+			begin = a.Started
+		}
+		if a.Ended.After(end) {
+			end = a.Ended
+		}
+	}
+	if used := joules / end.Sub(begin).Seconds(); used < 0.5*watts || used > 1.5*watts {
+		p.t.Errorf("%d attempts used %.0f W between them, on a device of %.0f W", len(attempts), used, watts)
+	}
+}
