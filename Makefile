@@ -96,6 +96,7 @@ harness: harness-library ## the CUDA back end on the CPU harness: every kernel a
 	ANX_REQUIRE=cuda_host go test -count=1 -timeout 20m -json ./cuda/... | go run ./scripts/testsummary
 harness-long: harness-library ## what make test leaves out: kernels broken on purpose, another GPU and schedule, sanitizers
 	kernels/selfcheck/mutations.sh
+	scripts/gpu_check.sh dry
 	ANX_REQUIRE=cuda_host ANX_HOST_SM=70 ANX_HOST_SEED=2 go test -count=1 -timeout 20m -run Conformance -json ./cuda/... | go run ./scripts/testsummary
 	@cmake -S . -B build/sanitize -DANX_SANITIZE=address,undefined >build/sanitize.log 2>&1 || { cat build/sanitize.log >&2; exit 1; }
 	cmake --build build/sanitize --parallel $(jobs) --target anx_reference anx_cpu harness
@@ -104,8 +105,8 @@ CUDA ?= 13
 cuda: ## libanx_cuda.so for GPUs with CUDA=13 (sm_80, sm_90a; default) or CUDA=11 (sm_70, sm_80, sm_90); installs its compiler
 	cuda/build.sh $(CUDA)
 	@mkdir -p build/lib && cp build/cuda$(CUDA)-lib/libanx_cuda.so build/lib/
-gpu-check: ## correctness, ceilings and kernels on the GPU at hand (build with make cuda first)
-	scripts/gpu_check.sh
+gpu-check: ## correctness, ceilings, kernels and speed beside PyTorch on the GPU at hand (build with make cuda first)
+	scripts/gpu_check.sh pack && scripts/gpu_check.sh all
 
 .PHONY: lint fmt
 lint: ## gofmt and go vet

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Training speed of anynetx on a GPU: the 16 networks of the default space (seed 1) that bench/peers/pytorch_gpu.py trains too.
 
-python bench/gpu.py [--resolution 32|224] [--dtype fp16] [--count N] [--program build/gpu/anynetx] [--out FILE.jsonl] [--peer FILE.jsonl]
+python bench/gpu.py [--resolution 32|224] [--dtype fp16] [--count N] [--ops | --profile] [--program build/gpu/anynetx] [--out FILE.jsonl] [--peer FILE.jsonl]
 
 One JSON object a network; with --peer a table beside the peer's best row of each. Needs no module and no Go; ANX_LIBRARY_DIR names the
-folder of libanx_cuda.so. Steps are of `bench network`, which waits for the device after each.
+folder of libanx_cuda.so. Steps are of `bench network`, which waits for the device after each. --ops adds where the time goes, --profile lets
+a profiler around this program record one step, --dry trains a very small network instead, to see that everything runs.
 """
 import argparse
 import json
@@ -38,13 +39,19 @@ def main():
     p.add_argument("--program", default="build/gpu/anynetx")
     p.add_argument("--out")
     p.add_argument("--peer")
+    p.add_argument("--ops", action="store_true")
+    p.add_argument("--profile", action="store_true")
+    p.add_argument("--dry", action="store_true")
     a = p.parse_args()
+    if a.dry:
+        a.batch, a.resolution, a.seconds = 4, 32, 0.001
     peer, ratios, failed = best_of_peer(a.peer, a.resolution) if a.peer else {}, [], 0
-    for i, (widths, depths, bottlenecks, groups) in enumerate(networks(a.program, a.count)):
+    for i, (widths, depths, bottlenecks, groups) in enumerate([([16] * 4, [1] * 4, [1] * 4, [8] * 4)] if a.dry else networks(a.program, a.count)):
         command = [a.program, "bench", "network", "--device", a.device, "--dtype", a.dtype, "--resolution", str(a.resolution), "--classes", "10",
                    "--batch", str(a.batch), "--stem", "res_stem_in", "--seconds", str(a.seconds), "--json"]
         for flag, values in ("--widths", widths), ("--depths", depths), ("--bottlenecks", bottlenecks), ("--group-widths", groups):
             command += [flag, ",".join(map(str, values))]
+        command += ["--ops"] * a.ops + ["--profile", "--profile-steps", "3:4"] * a.profile
         run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         row = {"network": i, "resolution": a.resolution, "batch": a.batch, "dtype": a.dtype}
         if run.returncode:

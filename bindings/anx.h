@@ -213,6 +213,8 @@ typedef struct anx_api {
   anx_status (*synchronize)(anx_context *);
   /* Nanoseconds and runs of each op since the last call; the first call starts the clocks. ns, runs: [ops].  */
   anx_status (*program_profile)(anx_context *, anx_program *, uint64_t *ns, uint64_t *runs);
+  /* The kernels of each op, joined by " + "; the text belongs to the program. names: [ops]. May be NULL: ANX_UNSUPPORTED. */
+  anx_status (*program_kernels)(anx_context *, anx_program *, const char **names);
   /* Takes about so many seconds, in all. May be NULL: ANX_UNSUPPORTED. */
   anx_status (*ceilings)(anx_context *, anx_ceilings *out, double seconds);
   /* What a profiler outside the process sees from now on: ANX_TRACE_RANGES, ANX_TRACE_RECORD. Waits for the device before it changes. May be

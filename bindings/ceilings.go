@@ -30,10 +30,11 @@ func (c *Context) Ceilings(seconds float64) (Ceilings, error) {
 	return out, err
 }
 
-// OpTime is where time went: an op of a program with its nanoseconds and runs.
+// OpTime is where time went: an op of a program with its nanoseconds and runs, and its kernels where they have names.
 type OpTime struct {
 	Op       Op
 	NS, Runs uint64
+	Kernels  string
 }
 
 // Profile is Program.Profile of every program open on the context, ops that did not run left out: where a trainer's time goes, seen from
@@ -45,10 +46,19 @@ func (c *Context) Profile() ([]OpTime, error) {
 		if err != nil {
 			return nil, err
 		}
+		kernels, err := p.Kernels()
+		if err != nil {
+			return nil, err
+		}
 		for i, op := range p.records {
-			if runs[i] > 0 {
-				list = append(list, OpTime{op, ns[i], runs[i]})
+			if runs[i] == 0 {
+				continue
 			}
+			t := OpTime{Op: op, NS: ns[i], Runs: runs[i]}
+			if kernels != nil {
+				t.Kernels = kernels[i]
+			}
+			list = append(list, t)
 		}
 	}
 	return list, nil

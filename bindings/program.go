@@ -93,6 +93,26 @@ func (p *Program) Profile() (ns, runs []uint64, err error) {
 	return ns, runs, nil
 }
 
+// Kernels names the kernels of each op, joined by " + "; nil where the back end has no names for them.
+func (p *Program) Kernels() ([]string, error) {
+	if p.handle == nil {
+		return nil, invalid("program_kernels: the program is closed")
+	}
+	c, texts := p.context, make([]*C.char, max(1, len(p.records)))
+	status := C.anx_shim_program_kernels(c.library.api, c.handle, p.handle, unsafe.SliceData(texts))
+	if status == C.ANX_UNSUPPORTED {
+		return nil, nil
+	}
+	if err := c.check(status); err != nil {
+		return nil, err
+	}
+	names := make([]string, len(p.records))
+	for i := range names {
+		names[i] = C.GoString(texts[i])
+	}
+	return names, nil
+}
+
 // Close frees the program; its buffers stay. Closing twice does nothing.
 func (p *Program) Close() {
 	if p.handle == nil {

@@ -73,6 +73,9 @@ static inline anx_status anx_shim_synchronize(const anx_api *a, anx_context *c) 
 static inline anx_status anx_shim_program_profile(const anx_api *a, anx_context *c, anx_program *p, uint64_t *ns, uint64_t *runs) {
   return a->program_profile(c, p, ns, runs);
 }
+static inline anx_status anx_shim_program_kernels(const anx_api *a, anx_context *c, anx_program *p, const char **names) {
+  return a->program_kernels ? a->program_kernels(c, p, names) : ANX_UNSUPPORTED;
+}
 static inline int anx_shim_has_ceilings(const anx_api *a) { return a->ceilings != NULL; }
 static inline anx_status anx_shim_ceilings(const anx_api *a, anx_context *c, anx_ceilings *out, double seconds) {
   return a->ceilings(c, out, seconds);

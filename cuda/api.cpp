@@ -12,6 +12,6 @@ extern "C" const anx_api *anx_get_api(uint32_t abi_version) {
 #endif
   static const anx_api api = {ANX_ABI_VERSION, sizeof(anx_api), name, device_count, device_info, context_create, context_destroy, context_error,
                               context_info, tensor_bytes, buffer_create, buffer_destroy, buffer_write, buffer_read, pack, unpack,
-                              program_workspace, program_create, program_destroy, program_run, synchronize, program_profile, measure, trace};
+                              program_workspace, program_create, program_destroy, program_run, synchronize, program_profile, program_kernels, measure, trace};
   return abi_version == ANX_ABI_VERSION ? &api : nullptr;
 }

@@ -9,6 +9,7 @@
 #include <cuda_runtime.h>
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 #include "check.h"
 #include "profile.h"
@@ -57,6 +58,7 @@ struct anx_program {
   cudaGraphExec_t executable = nullptr;
   uint64_t seen_writes = ~uint64_t(0); // the context's count when a run was last waited for
   bool unchecked = false; // ran, and nobody has asked for its faults yet
+  std::vector<std::string> kernels; // of each op
   const char *run = nullptr; // what a run is called
   bool profiling = false;    // clocks of our own
   std::vector<cudaEvent_t> events; // one before every launch and one behind all
@@ -95,6 +97,7 @@ anx_status program_create(anx_context *, const anx_program_desc *, anx_program *
 void program_destroy(anx_context *, anx_program *);
 anx_status program_run(anx_context *, anx_program *, const double *);
 anx_status program_profile(anx_context *, anx_program *, uint64_t *, uint64_t *);
+anx_status program_kernels(anx_context *, anx_program *, const char **);
 anx_status check_faults(anx_context *); // of all programs that ran; waits for the device
 cudaError_t launch_set_slots(const anx::SetSlots &, cudaStream_t); // emit_map.cu
 

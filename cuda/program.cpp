@@ -72,6 +72,7 @@ anx_status program_create(anx_context *c, const anx_program_desc *d, anx_program
     p->ns.resize(size_t(d->ops));
     p->runs.resize(size_t(d->ops));
     p->run = run_of(ops, d->ops);
+    p->kernels.resize(size_t(d->ops));
     void *workspace = nullptr;
     const cudaError_t e = cudaMalloc(&workspace, bytes);
     if (e != cudaSuccess) status = e == cudaErrorMemoryAllocation ? fail_memory(c, "program_create", bytes) : check(c, e, "program_create");
@@ -80,6 +81,10 @@ anx_status program_create(anx_context *c, const anx_program_desc *d, anx_program
     if (status == ANX_OK) status = check(c, cudaStreamSynchronize(c->stream), "program_create");
     static anx_buffer *const none[1] = {nullptr}; // a program without buffers still has launches
     if (status == ANX_OK) status = walk(c, d, p->tensors.data(), p->ops.data(), buffers ? buffers : none, &p->launches, p->workspace, &bytes);
+    for (const Launch &l : p->launches) {
+      std::string &names = p->kernels[size_t(l.op)];
+      if (names.find(l.kernel) == std::string::npos) names += (names.empty() ? "" : " + ") + std::string(l.kernel);
+    }
     if (status == ANX_OK && !p->launches.empty()) status = capture(c, p);
     c->programs.push_back(p);
   } catch (const std::bad_alloc &) {
@@ -221,6 +226,13 @@ anx_status program_profile(anx_context *c, anx_program *p, uint64_t *ns, uint64_
     p->ns[i] = p->runs[i] = 0;
   }
   p->profiling = true;
+  return ANX_OK;
+}
+
+anx_status program_kernels(anx_context *c, anx_program *p, const char **names) {
+  if (!c) return ANX_INVALID_ARGUMENT;
+  if (!p || !names) return anx_cuda_fail(c, ANX_INVALID_ARGUMENT, "program_kernels: no program or no place for the answer");
+  for (size_t i = 0; i < p->kernels.size(); i++) names[i] = p->kernels[i].c_str();
   return ANX_OK;
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"anynetx/anynetx"
@@ -227,6 +228,22 @@ func (t *Trainer) Close() {
 
 // Memory is what PlanMemory said.
 func (t *Trainer) Memory() Memory { return t.memory }
+
+// Kernels says how many ops of a training step each kernel is run for; nil where the back end has no names for them.
+func (t *Trainer) Kernels() (map[string]int, error) {
+	names, err := t.programs[trainMode].Kernels()
+	if err != nil || names == nil {
+		return nil, err
+	}
+	counts := map[string]int{}
+	for _, list := range names {
+		for name := range strings.SplitSeq(list, " + ") {
+			counts[name]++
+		}
+	}
+	delete(counts, "") // of ops that others do along
+	return counts, nil
+}
 
 // Position is how far the run is.
 func (t *Trainer) Position() Position {

@@ -1,68 +1,138 @@
 #!/bin/bash
-# Checks and measures the CUDA back end on a machine with a GPU, which may have neither Go nor a network: gpu_check.sh [quick|all|PART...]
-# PART: conformance, sanitizers, kernels, training, speed. Each leaves JSON or a log under bench/results/gpu (or $OUT).
-# Built beforehand with `scripts/gpu_check.sh pack`, which puts the libraries, the test program and anynetx into build/gpu.
+# Checks and measures the CUDA back end on a machine with a GPU, which may have neither Go nor a network: gpu_check.sh WHAT...
+#   pack     puts libraries, test program and anynetx into build/gpu; to be done before, where Go is
+#   first    conformance, training, kernels, speed, ops and the peer on a few networks in 8 minutes, the most valuable first; quick: in 3
+#   second   sanitizers, counters and torch.compile on one network in 4 minutes
+#   all, or  conformance training sanitizers kernels speed ops peer peer-compile counters: parts of at most 8 minutes
+#   dry      first and second here, on the harness: do the scripts work?
+# What is measured goes to bench/results/gpu (or $OUT), at most eight files a call; report-WHAT.md and .json are the whole in short.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-kit=build/gpu
-out=${OUT:-bench/results/gpu}
+kit=${KIT:-build/gpu}
 
-if [ "${1:-}" = pack ]; then
-  set -e
-  rm -rf "$kit" && mkdir -p "$kit"
-  cp "${LIBRARY:-build/cuda13-lib/libanx_cuda.so}" build/lib/libanx_reference.so build/lib/libanx_cpu.so "$kit/"
-  go test -c -o "$kit/verify.test" ./cuda/verify
-  go build -ldflags='-s -w' -o "$kit/anynetx" ./cmd/anynetx
-  strip -g "$kit"/*.so
-  du -sh "$kit"
-  exit
-fi
+pack() { # LIBRARY
+  rm -rf "$kit" && mkdir -p "$kit" && cp "$1" build/lib/libanx_reference.so build/lib/libanx_cpu.so "$kit/" &&
+    go test -c -o "$kit/verify.test" ./cuda/verify && go build -ldflags='-s -w' -o "$kit/anynetx" ./cmd/anynetx && strip -g "$kit"/*.so &&
+    git rev-parse HEAD > "$kit/commit" && du -sh "$kit"
+}
 
-[ -x "$kit/verify.test" ] || { echo "nothing is packed: run scripts/gpu_check.sh pack where Go is" >&2; exit 2; }
-${SMI:-nvidia-smi} --query-gpu=name,driver_version,memory.total --format=csv,noheader || { echo "no GPU here" >&2; exit 1; }
-mkdir -p "$out"
-export ANX_LIBRARY_DIR=$PWD/$kit ANX_CUDA_BACKEND=${ANX_CUDA_BACKEND:-cuda}
-export ANX_REQUIRE=$ANX_CUDA_BACKEND # SMI=true ANX_CUDA_BACKEND=cuda_host tries the script without a GPU
-failed=0 skipped=0
+# Times are limits. A part gets no more than what is left of the whole's, and none if that is under ten seconds.
+whole=100000
+note() { # state, name, seconds, text
+  printf '%-8s %s (%s s)%s\n' "$1" "$2" "$3" "${4:+: $4}"
+  printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "${4:-}" >> "$parts"
+}
 part() { # name, seconds, command...
-  local name=$1 seconds=$2 started=$SECONDS
+  local name=$1 seconds=$2 began=$SECONDS left=$((whole - SECONDS)) code=0
   shift 2
-  if timeout "$seconds" "$@" > "$out/$name.log" 2>&1; then
-    echo "passed   $name ($((SECONDS - started)) s)"
-  else
-    echo "FAILED   $name ($((SECONDS - started)) s): $(grep -m1 -E '_test.go:|panic|ERROR SUMMARY|Error' "$out/$name.log" | cut -c1-200)"
-    failed=$((failed + 1))
-  fi
+  [ "$left" -ge 10 ] || { note skipped "$name" 0 "no time left"; return; }
+  timeout -k 5 "$((seconds < left ? seconds : left))" "$@" > "$logs/$name.log" 2>&1 || code=$?
+  case $code in
+    0) note passed "$name" $((SECONDS - began)) ;;
+    124) note FAILED "$name" $((SECONDS - began)) "out of time" ;;
+    *) note FAILED "$name" $((SECONDS - began)) "$(grep -m1 -E '_test.go:|panic|ERROR SUMMARY|Error|error' "$logs/$name.log" | tr '\t' ' ' | cut -c1-200)" ;;
+  esac
 }
-conformance() {
-  for dtype in f32 f16 bf16; do part "conformance-$dtype" 240 "$kit/verify.test" -test.v -test.run "TestConformance/^$dtype\$"; done
+
+conformance() { part conformance 240 "$kit/verify.test" -test.v -test.run "TestConformance|TestFaultsOfData|TestOutOfMemory|TestTimedRecords"; }
+training() { part training 240 "$kit/verify.test" -test.v -test.run "$trainings"; }
+kernels() { part kernels "${1:-420}" env ANX_BENCH="$out/kernels.jsonl" "$kit/verify.test" -test.v -test.run '^$' -test.bench Kernels -test.benchtime 1x -test.timeout 7m; }
+speed() { # networks at 32 px, at 224 px
+  part speed-32 150 "${measure[@]}" --seconds 0.5 --count "${1:-16}" --out "$out/speed.jsonl"
+  part speed-224 200 "${measure[@]}" --seconds 0.5 --resolution 224 --count "${2:-16}" --out "$out/speed.jsonl"
 }
-training() { part training 240 "$kit/verify.test" -test.v -test.run 'TestTraining|TestLearns'; }
-speed() { # of 16 networks; QUICK=2: of 2
-  local device=${ANX_DEVICE:-cuda:0}
-  part speed-32 200 python3 bench/gpu.py --program "$kit/anynetx" --device "$device" --count "${QUICK:-16}" --out "$out/speed.jsonl"
-  part speed-224 200 python3 bench/gpu.py --program "$kit/anynetx" --device "$device" --resolution 224 --count "${QUICK:-16}" --out "$out/speed.jsonl"
+ops() {
+  part ops-32 60 "${measure[@]}" --seconds 0.3 --count 1 --ops --out "$out/ops.jsonl"
+  part ops-224 60 "${measure[@]}" --seconds 0.3 --count 1 --ops --resolution 224 --out "$out/ops.jsonl"
 }
-sanitizers() {
-  local tool=${SANITIZER:-$(command -v compute-sanitizer || true)}
-  if [ -z "$tool" ]; then
-    echo "skipped  sanitizers: no compute-sanitizer here"
-    skipped=$((skipped + 1))
+torch() { # part: is PyTorch here?
+  "$python" -c 'import torch' 2> /dev/null || { note skipped "$1" 0 "no PyTorch here"; return 1; }
+}
+peer() { # networks at 32 px, at 224 px
+  torch peer || return
+  part peer-32 240 "${other[@]}" small --count "${1:-16}"
+  part peer-224 300 "${other[@]}" eager --count "${2:-16}"
+}
+peer-compile() { torch peer-compile && part peer-compile 470 "${other[@]}" compile --count "${1:-4}"; }
+sanitizers() { # checks...
+  local tool=${SANITIZER:-compute-sanitizer} cases check
+  command -v "$tool" > /dev/null || { note skipped sanitizers 0 "no compute-sanitizer here"; return; }
+  if ! timeout 60 "$tool" "$kit/verify.test" -test.run '^TestOutOfMemory$' > "$logs/sanitizer.log" 2>&1 && grep -qiE 'not supported|unsupported' "$logs/sanitizer.log"; then
+    note skipped sanitizers 0 "compute-sanitizer refuses this device"
     return
   fi
-  for check in memcheck racecheck initcheck synccheck; do
+  [ $# -gt 0 ] || set -- memcheck racecheck initcheck synccheck
+  for check in "$@"; do
     for cases in "3x3/1 g=16" "g=11" "1x1/2" "pool" "xent"; do
-      part "$check-${cases//[ \/=]/_}" 120 env ANX_CASES="$cases" "$tool" --tool "$check" --error-exitcode 9 "$kit/verify.test" -test.run 'TestConformance/^f16'
+      part "$check-${cases//[ \/=]/_}" 60 env ANX_CASES="$cases" ANX_EVERY="${ANX_EVERY:-3}" "$tool" --tool "$check" --error-exitcode 9 "$kit/verify.test" -test.run 'TestConformance/^f16$'
     done
   done
 }
-kernels() { ANX_BENCH=$PWD/$out/kernels.jsonl part kernels 420 "$kit/verify.test" -test.run "^$" -test.bench Kernels -test.benchtime 1x -test.timeout 7m; }
+counters() { # bytes and occupancy of every kernel of one step at 224 px
+  local tool=${NCU:-ncu}
+  command -v "$tool" > /dev/null || { note skipped counters 0 "no ncu here"; return; }
+  part counters 120 "$tool" --csv --clock-control none --target-processes all --profile-from-start off --log-file "$out/counters.csv" \
+    --metrics gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum,launch__registers_per_thread,sm__warps_active.avg.pct_of_peak_sustained_active \
+    "${measure[@]}" --resolution 224 --count 1 --seconds 0.01 --profile
+}
 
-case ${1:-all} in
-  quick) part conformance-f16 100 "$kit/verify.test" -test.v -test.run 'TestConformance/^f16$'; ANX_BENCH_QUICK=1 kernels ;;
-  all) conformance; training; sanitizers; kernels; speed ;;
-  *) for p in "$@"; do case $p in conformance | sanitizers | kernels | training | speed) $p ;; *) echo "no part $p" >&2; exit 2 ;; esac; done ;;
+finish() {
+  tar -czf "$out/logs-$what.tar.gz" -C "$logs" .
+  "$python" bench/gpu_report.py --parts "$parts" --commit "$(cat "$kit/commit" 2> /dev/null)" --gpu "$gpu" --name "report-$what" "$out"
+  rm -rf "$logs" "$parts"
+}
+
+what=${1:-first}
+case $what in
+  pack) pack "${LIBRARY:-build/cuda13-lib/libanx_cuda.so}"; exit ;;
+  dry) # the harness stands for the GPU and small tools for those of NVIDIA
+    export KIT=build/gpu-dry OUT=build/gpu-dry-out DRY=1 SMI=true ANX_CUDA_BACKEND=cuda_host ANX_EVERY=60 ANX_BENCH_QUICK=dry SANITIZER=build/gpu-dry/tool NCU=build/gpu-dry/tool
+    kit=$KIT
+    pack build/lib/libanx_cuda_host.so || exit
+    printf '#!/bin/bash\nwhile [[ ${1:-} == --* ]]; do [[ $1 == --csv ]] || shift; shift; done\nexec "$@"\n' > "$kit/tool" && chmod +x "$kit/tool"
+    scripts/gpu_check.sh first && scripts/gpu_check.sh second
+    exit
+    ;;
 esac
-[ ! -s "$out/kernels.log" ] || grep -E 'us .*GB/s' "$out/kernels.log" | sed 's/.*go:[0-9]*: //' > "$out/kernels.txt"
-echo "$failed failed, $skipped skipped; logs in $out"
-[ "$failed" = 0 ]
+[ -x "$kit/verify.test" ] || { echo "nothing is packed: run scripts/gpu_check.sh pack where Go is" >&2; exit 2; }
+gpu=$("${SMI:-nvidia-smi}" --query-gpu=name,driver_version,memory.total --format=csv,noheader) || { echo "no GPU here" >&2; exit 1; }
+echo "${gpu:-no GPU: a dry run}"
+export ANX_LIBRARY_DIR=$PWD/$kit ANX_CUDA_BACKEND=${ANX_CUDA_BACKEND:-cuda} PYTHONUNBUFFERED=1
+export ANX_REQUIRE=$ANX_CUDA_BACKEND
+python=${PYTHON:-python3}
+trainings=$([ -n "${DRY:-}" ] && echo TestRounding || echo "TestTraining|TestLearns|TestFiftySteps|TestRounding")
+measure=("$python" bench/gpu.py --program "$kit/anynetx" --device "$ANX_CUDA_BACKEND:0" ${DRY:+--dry})
+out=${OUT:-bench/results/gpu}
+out=$(mkdir -p "$out" && cd "$out" && pwd) parts=$(mktemp) logs=$(mktemp -d)
+other=("$python" bench/peers/pytorch_gpu.py --program "$kit/anynetx" --seconds 0.6 --out "$out/peer.jsonl" ${DRY:+--dry})
+trap finish EXIT
+case $what in
+  first | quick)
+    whole=$([ "$what" = quick ] && echo 175 || echo 500)
+    export ANX_BENCH_QUICK=${ANX_BENCH_QUICK:-1}
+    part library 60 "$kit/anynetx" devices
+    training & # beside the cases: what takes time is the reference, on the processor
+    conformance
+    wait $!
+    kernels 120
+    speed 16 6
+    ops
+    peer 4 2
+    ;;
+  second)
+    whole=230
+    sanitizers memcheck racecheck
+    counters
+    peer-compile 1
+    ;;
+  *)
+    [ "$1" != all ] || set -- conformance training sanitizers kernels speed ops peer peer-compile counters
+    for p in "$@"; do
+      case $p in
+        conformance | training | sanitizers | kernels | speed | ops | peer | peer-compile | counters) $p ;;
+        *) echo "no part $p; the head of $0 lists them" >&2; exit 2 ;;
+      esac
+    done
+    ;;
+esac
+! grep -q '^FAILED' "$parts"

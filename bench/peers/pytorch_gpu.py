@@ -1,6 +1,6 @@
 """What PyTorch reaches on a GPU with networks of the default space: the sheet that speed claims stand beside.
 
-python bench/peers/pytorch_gpu.py PART [--first I] [--count N] [--seconds S] [--out FILE.jsonl]
+python bench/peers/pytorch_gpu.py PART [--first I] [--count N] [--seconds S] [--program build/gpu/anynetx] [--out FILE.jsonl]
 PART: ceilings | eager | graph | compile | small. Each fits in a few minutes for 16 networks (compile: about a minute or two per network).
 One JSON object per line: network, resolution, batch, mode, layout, dtype, images_per_second, peak_bytes. Data are on the GPU; the optimizer is fused SGD; the step is forward,
 loss, backward, update. The best row of a network is the peer.
@@ -10,7 +10,8 @@ import torch, torch.nn as nn
 from anynet_torch import harmonic_mean, network, samples
 
 p = argparse.ArgumentParser(); p.add_argument('part'); p.add_argument('--first', type=int, default=0); p.add_argument('--count', type=int, default=16)
-p.add_argument('--seconds', type=float, default=1.0); p.add_argument('--out'); p.add_argument('--device', default='cuda'); a = p.parse_args()
+p.add_argument('--seconds', type=float, default=1.0); p.add_argument('--out'); p.add_argument('--device', default='cuda')
+p.add_argument('--program', default='build/gpu/anynetx'); p.add_argument('--dry', action='store_true'); a = p.parse_args()
 dev = torch.device(a.device); cuda = dev.type == 'cuda'; torch.backends.cudnn.benchmark = True; out = open(a.out, 'a') if a.out else None
 
 
@@ -69,7 +70,10 @@ def measure(i, net, N, res, modes):
     return max(rates, default=float('nan'))
 
 
-half, bf = torch.float16, torch.bfloat16; nets = samples(16)[a.first:a.first + a.count]
+half, bf = torch.float16, torch.bfloat16; nets = samples(16, a.program)[a.first:a.first + a.count]
+batch, large = 128, 224
+if a.dry: batch, large, nets = 4, 32, [([16] * 4, [1] * 4, [1] * 4, [8] * 4)]
+
 if a.part == 'ceilings':
     n = 1 << 31; x = torch.empty(n, dtype=torch.uint8, device=dev); y = torch.empty_like(x); s = seconds_per_call(lambda: y.copy_(x), 1); emit(ceiling='copy', bytes_per_second=2 * n / s); del x, y
     for dt in (half, bf):
@@ -78,9 +82,9 @@ if a.part == 'ceilings':
     with torch.cuda.graph(g):
         for _ in range(500): z.add_(1)
     s = seconds_per_call(g.replay, 1); emit(ceiling='graph node', seconds=s / 500)
-elif a.part == 'eager': best = [measure(a.first + i, c, 128, 224, [('eager', l, half) for l in ('nchw', 'nhwc')] + [('eager', 'nhwc', bf)]) for i, c in enumerate(nets)]
-elif a.part == 'graph': best = [measure(a.first + i, c, 128, 224, [('graph', 'nhwc', half)]) for i, c in enumerate(nets)]
-elif a.part == 'compile': best = [measure(a.first + i, c, 128, 224, [('max-autotune', 'nhwc', half)]) for i, c in enumerate(nets)]
-elif a.part == 'small': best = [measure(a.first + i, c, 128, 32, [('eager', 'nhwc', half), ('graph', 'nhwc', half), ('graph', 'nchw', half)]) for i, c in enumerate(nets)]
+elif a.part == 'eager': best = [measure(a.first + i, c, batch, large, [('eager', l, half) for l in ('nchw', 'nhwc')] + [('eager', 'nhwc', bf)]) for i, c in enumerate(nets)]
+elif a.part == 'graph': best = [measure(a.first + i, c, batch, large, [('graph', 'nhwc', half)]) for i, c in enumerate(nets)]
+elif a.part == 'compile': best = [measure(a.first + i, c, batch, large, [('max-autotune', 'nhwc', half)]) for i, c in enumerate(nets)]
+elif a.part == 'small': best = [measure(a.first + i, c, batch, 32, [('eager', 'nhwc', half), ('graph', 'nhwc', half), ('graph', 'nchw', half)]) for i, c in enumerate(nets)]
 else: sys.exit(__doc__)
 if a.part != 'ceilings': emit(part=a.part, harmonic_mean=round(harmonic_mean(best), 1), networks=len(best))

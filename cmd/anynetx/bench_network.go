@@ -42,7 +42,8 @@ type benchJSON struct {
 	StateBytes      int64              `json:"state_bytes"` // of each
 	ArenaBytes      int64              `json:"arena_bytes"`
 	WorkspaceBytes  int64              `json:"workspace_bytes"`
-	Kinds           []kindTime         `json:"kinds,omitempty"` // with --ops, of the first of them
+	Kernels         map[string]int     `json:"kernels,omitempty"` // ops of a training step that each is run for
+	Kinds           []kindTime         `json:"kinds,omitempty"`   // with --ops, of the first of them
 	Slowest         []recordTime       `json:"slowest,omitempty"`
 }
 
@@ -116,6 +117,7 @@ func benchNetwork(c *cli.Context) error {
 type stepTimes struct {
 	steps   []time.Duration
 	memory  engine.Memory
+	kernels map[string]int
 	profile [][]bindings.OpTime // of each step, if asked for
 }
 
@@ -136,6 +138,9 @@ func timeSteps(ctx context.Context, device *bindings.Context, config engine.Conf
 		return r, err
 	}
 	r.memory = t.Memory()
+	if r.kernels, err = t.Kernels(); err != nil {
+		return r, err
+	}
 	step := func() (time.Duration, error) {
 		if err := ctx.Err(); err != nil {
 			return 0, err
@@ -197,7 +202,7 @@ func networkReport(n *anynetx.Network, config engine.Config, contexts []*binding
 		Stem:    s.Stem, Resolution: s.Resolution, Classes: s.Classes, Batch: config.Recipe.Batch, DType: config.DType,
 		Processes: len(contexts), Device: info.Name, ISA: info.ISA, Library: contexts[0].Library().SHA256,
 		TrainingFLOPs: 2 * trainingMACs(n), Ceilings: peak,
-		StateBytes: runs[0].memory.StateBytes, ArenaBytes: runs[0].memory.ArenaBytes, WorkspaceBytes: runs[0].memory.WorkspaceBytes,
+		StateBytes: runs[0].memory.StateBytes, ArenaBytes: runs[0].memory.ArenaBytes, WorkspaceBytes: runs[0].memory.WorkspaceBytes, Kernels: runs[0].kernels,
 	}
 	var all []time.Duration
 	for _, run := range runs {

@@ -28,6 +28,7 @@ type recordTime struct {
 	MinMS          float64  `json:"min_ms"`
 	Share          float64  `json:"share"`
 	FractionOfPeak *float64 `json:"fraction_of_peak,omitempty"`
+	Kernels        string   `json:"kernels,omitempty"`
 }
 
 // opTimes are the median and the least milliseconds of each op over steps.
@@ -136,7 +137,7 @@ func profileReport(profile [][]bindings.OpTime, r *benchJSON) ([]kindTime, []rec
 		k.MS += ms
 		k.MinMS += least[i]
 		macs[name] += convMACs(&t.Op)
-		records = append(records, recordTime{Op: describeRecord(&t.Op), MS: ms, MinMS: least[i], FractionOfPeak: fraction(convMACs(&t.Op), ms)})
+		records = append(records, recordTime{Op: describeRecord(&t.Op), MS: ms, MinMS: least[i], FractionOfPeak: fraction(convMACs(&t.Op), ms), Kernels: t.Kernels})
 	}
 	var kinds []kindTime
 	for name, k := range byKind {

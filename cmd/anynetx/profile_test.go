@@ -31,8 +31,12 @@ func TestProfileSteps(t *testing.T) {
 			t.Fatal(err)
 		}
 		profile := &profiler{device: device, ranges: ranges, first: 1, last: 3}
-		if _, err := timeSteps(context.Background(), device, config, randomSet(n.Setting, 4), 1e-9, false, profile, func() {}); err != nil {
+		times, err := timeSteps(context.Background(), device, config, randomSet(n.Setting, 4), 1e-9, false, profile, func() {})
+		if err != nil {
 			t.Fatal(err)
+		}
+		if times.kernels["gather"] != 1 || times.kernels["update"] != 2 || times.kernels["conv_direct_forward"] < 10 {
+			t.Errorf("kernels: %v", times.kernels)
 		}
 		os.Unsetenv("ANX_HOST_TRACE")
 		text, err := os.ReadFile(path)

@@ -25,17 +25,22 @@ type row struct {
 	GBPerS      float64 `json:"gb_per_s"`
 	OfCopy      float64 `json:"of_copy"` // fraction of the measured copy bandwidth
 	TFlops      float64 `json:"tflops"`
+	Kernels     string  `json:"kernels"`
 }
 
 // BenchmarkKernels measures convolutions at the shapes of the default space, for every group width, and writes rows to the file that
-// ANX_BENCH names. ANX_BENCH_QUICK=1: fewer widths. It times by itself: run it with -test.benchtime 1x.
+// ANX_BENCH names. ANX_BENCH_QUICK=1: fewer widths; dry: small ones, to see that it runs. It times by itself: run it with -test.benchtime 1x.
 func BenchmarkKernels(t *testing.B) {
 	path := os.Getenv("ANX_BENCH")
 	if path == "" {
 		t.Fatal("ANX_BENCH must name a file for the rows")
 	}
 	ctx := open(t, backend())
+	dry := os.Getenv("ANX_BENCH_QUICK") == "dry"
 	ceilings, err := ctx.Ceilings(2)
+	if dry { // the harness has none
+		ceilings, err = bindings.Ceilings{CopyGBPerS: 1}, nil
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +61,7 @@ func BenchmarkKernels(t *testing.B) {
 			widths = append(widths, g)
 		}
 	}
-	const batch = 128
+	batch := 128
 	type shape struct{ side, c, k, r, stride, g int }
 	var shapes []shape
 	for _, stage := range [][2]int{{56, 64}, {28, 128}, {14, 256}, {7, 512}} {
@@ -70,9 +75,12 @@ func BenchmarkKernels(t *testing.B) {
 		shapes = append(shapes, shape{stage[0], stage[1], stage[1], 1, 1, stage[1]}, shape{stage[0], stage[1], 2 * stage[1], 1, 2, stage[1]})
 	}
 	shapes = append(shapes, shape{224, 3, 32, 7, 2, 3}, shape{224, 3, 32, 3, 2, 3})
+	if dry {
+		batch, shapes = 2, []shape{{8, 32, 32, 3, 1, 16}, {8, 32, 64, 1, 2, 32}, {16, 3, 32, 7, 2, 3}}
+	}
 	for _, s := range shapes {
 		for _, kind := range []bindings.OpKind{bindings.ConvFwd, bindings.ConvBwd} {
-			us, bytes, err := timeConv(ctx, kind, batch, s.side, s.c, s.k, s.r, s.stride, s.g, bindings.F16)
+			us, bytes, kernels, err := timeConv(ctx, kind, batch, s.side, s.c, s.k, s.r, s.stride, s.g, bindings.F16)
 			if err != nil {
 				t.Errorf("%v %+v: %v", kind, s, err)
 				continue
@@ -82,18 +90,18 @@ func BenchmarkKernels(t *testing.B) {
 			if kind == bindings.ConvBwd && s.c != 3 {
 				flops *= 2
 			}
-			r := row{ctx.Info().Name, kind.String(), "f16", batch, s.side, s.c, s.k, s.r, s.stride, s.g, us, float64(bytes) / us * 1e-3, 0, flops / us * 1e-6}
+			r := row{ctx.Info().Name, kind.String(), "f16", batch, s.side, s.c, s.k, s.r, s.stride, s.g, us, float64(bytes) / us * 1e-3, 0, flops / us * 1e-6, kernels}
 			r.OfCopy = r.GBPerS / ceilings.CopyGBPerS
 			if err := out.Encode(r); err != nil {
 				t.Fatal(err)
 			}
-			t.Logf("%-9s %3d px %4d->%4d %dx%d/%d g=%-3d %9.1f us %7.0f GB/s %5.2f of copy %6.1f TFLOP/s", r.Op, s.side, s.c, s.k, s.r, s.r, s.stride, s.g, us, r.GBPerS, r.OfCopy, r.TFlops)
+			t.Logf("%-9s %3d px %4d->%4d %dx%d/%d g=%-3d %9.1f us %7.0f GB/s %5.2f of copy %6.1f TFLOP/s  %s", r.Op, s.side, s.c, s.k, s.r, s.r, s.stride, s.g, us, r.GBPerS, r.OfCopy, r.TFlops, r.Kernels)
 		}
 	}
 }
 
 // timeConv is the mean time of an op over some runs, with what a block's convolution has around it: affine, sums, batch-norm gradient.
-func timeConv(ctx *bindings.Context, kind bindings.OpKind, n, side, c, k, r, stride, g int, dtype bindings.DType) (us float64, bytes int64, err error) {
+func timeConv(ctx *bindings.Context, kind bindings.OpKind, n, side, c, k, r, stride, g int, dtype bindings.DType) (us float64, bytes int64, kernels string, err error) {
 	var tensors []bindings.Tensor
 	end := int64(0)
 	put := func(t bindings.Tensor) int32 {
@@ -134,37 +142,41 @@ func timeConv(ctx *bindings.Context, kind bindings.OpKind, n, side, c, k, r, str
 		}
 	}
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, "", err
 	}
 	buffer, err := ctx.NewBuffer(end)
 	if err != nil {
-		return 0, 0, fmt.Errorf("room: %w", err)
+		return 0, 0, "", fmt.Errorf("room: %w", err)
 	}
 	defer buffer.Close()
 	program, err := ctx.NewProgram(bindings.ProgramDesc{Tensors: tensors, Ops: []bindings.Op{op}}, []*bindings.Buffer{buffer})
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, "", err
 	}
 	defer program.Close()
 	const warm, runs = 3, 10
 	for range warm {
 		if err := program.Run(nil); err != nil {
-			return 0, 0, err
+			return 0, 0, "", err
 		}
 	}
 	if _, _, err := program.Profile(); err != nil {
-		return 0, 0, err
+		return 0, 0, "", err
 	}
 	for range runs {
 		if err := program.Run(nil); err != nil {
-			return 0, 0, err
+			return 0, 0, "", err
 		}
 	}
 	ns, _, err := program.Profile()
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, "", err
 	}
-	return float64(ns[0]) / runs * 1e-3, bytes, nil
+	names, err := program.Kernels()
+	if err != nil || len(names) == 0 {
+		return 0, 0, "", err
+	}
+	return float64(ns[0]) / runs * 1e-3, bytes, names[0], nil
 }
 
 // TestTimedRecords: what BenchmarkKernels measures is legal and runs, on small maps; so that no time on a GPU is lost to it.
@@ -172,7 +184,7 @@ func TestTimedRecords(t *testing.T) {
 	ctx := open(t, backend())
 	for _, kind := range []bindings.OpKind{bindings.ConvFwd, bindings.ConvBwd} {
 		for _, s := range [][5]int{{8, 32, 32, 3, 16}, {8, 33, 33, 3, 11}, {8, 16, 24, 1, 16}, {12, 3, 32, 7, 3}} {
-			if _, _, err := timeConv(ctx, kind, 1, s[0], s[1], s[2], s[3], 1, s[4], bindings.F16); err != nil {
+			if _, _, _, err := timeConv(ctx, kind, 1, s[0], s[1], s[2], s[3], 1, s[4], bindings.F16); err != nil {
 				t.Errorf("%v %v: %v", kind, s, err)
 			}
 		}
