@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,10 +33,14 @@ type observation struct {
 type learned map[string]*experience
 
 type experience struct {
-	recent []observation
-	total  int
-	model  CostModel
-	fitted int // total then
+	recent  []observation
+	total   int
+	model   CostModel
+	fitted  int // total then
+	gpus    map[string]bool
+	threads int     // of a worker
+	joules  float64 // that runs used, as far as they know ...
+	powered float64 // ... in so many seconds of theirs
 }
 
 // enough observations make a prediction; of more than kept the oldest are forgotten.
@@ -90,9 +95,73 @@ func fitCosts(list []observation) CostModel {
 	return CostModel{PerMAC: m1 / mm}
 }
 
+// hear takes what an attempt says of its device beside the time.
+func (e *experience) hear(a *attemptRow) {
+	if a.Backend == "cuda" {
+		if e.gpus == nil {
+			e.gpus = map[string]bool{}
+		}
+		e.gpus[a.Device] = true
+	}
+	if a.Threads != nil {
+		e.threads = int(*a.Threads)
+	}
+	if a.EnergyJ != nil {
+		e.joules, e.powered = e.joules+*a.EnergyJ, e.powered+*a.DeviceTime
+	}
+}
+
+// prediction is what runs will take.
+type prediction struct {
+	costs   CostModel
+	watts   float64 // that the device uses for a run while it trains; 0: not known
+	gpus    int     // that there were; 0: processors
+	threads int     // of a worker
+	memory  int64   // of a worker; 0: not known
+	basis   string  // what it rests on
+}
+
+// predict says what open runs will take: by the device that most of the finished runs were on, or by a measurement.
+func (s *Store) predict(runs, open []*PlannedRun, measure Measure) (prediction, error) {
+	if len(open) == 0 {
+		return prediction{costs: CostModel{PerMAC: 1}, basis: "nothing is left to do"}, nil
+	}
+	known, err := s.learn(runs)
+	if err != nil {
+		return prediction{}, err
+	}
+	name, e := "", &experience{}
+	for device, o := range known {
+		if o.total > e.total || o.total == e.total && device < name {
+			name, e = device, o
+		}
+	}
+	p := prediction{costs: known.of(name), gpus: len(e.gpus), threads: e.threads}
+	if p.costs == (CostModel{}) {
+		speed, err := measure(s.Plan, longestFirst(open, CostModel{}))
+		if err != nil {
+			return prediction{}, err
+		}
+		return prediction{costs: CostModel{PerMAC: 1 / speed.MACsPerSecond}, memory: speed.MemoryBytes, gpus: speed.GPUs,
+			basis: fmt.Sprintf("measured on %s for a moment: %.3g multiply-adds a second and worker", speed.Device, speed.MACsPerSecond)}, nil
+	}
+	p.basis = fmt.Sprintf("learned from %d runs that finished on %s", e.total, name)
+	if e.powered > 0 {
+		p.watts = e.joules / e.powered
+		p.basis += fmt.Sprintf(", with %.0f W", p.watts)
+	} else if watts, ok := s.power(); ok {
+		p.watts = watts
+		p.basis += fmt.Sprintf(", with %.0f W by telemetry", p.watts)
+	}
+	return p, nil
+}
+
 // learn reads what attempts of this study took: a sample of them, since there may be thousands.
 func (s *Store) learn(runs []*PlannedRun) (learned, error) {
 	l := learned{}
+	if s.Dir == "" {
+		return l, nil
+	}
 	byID := map[string]*PlannedRun{}
 	for _, r := range runs {
 		byID[r.ID] = r
@@ -114,6 +183,7 @@ func (s *Store) learn(runs []*PlannedRun) (learned, error) {
 		for _, a := range rows[max(0, len(rows)-kept):] {
 			if r := byID[a.RunID]; r != nil && a.Outcome == outcomeCommitted && a.ResumedFrom == nil && a.DeviceTime != nil {
 				l.add(a.DeviceName, r, *a.DeviceTime)
+				l[a.DeviceName].hear(&a)
 			}
 		}
 	}

@@ -1,94 +1,112 @@
 package runner
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"time"
 
 	"anynetx/anynetx"
-	"anynetx/datasets"
-	"anynetx/engine"
 )
 
-// Speed is what a worker on a device does.
-type Speed struct {
-	MACsPerSecond float64 `json:"macs_per_s"`
-	Workers       int     `json:"workers"`
-	MemoryBytes   int64   `json:"memory_bytes"` // of one worker with its largest run, beside its data set; 0: not known
-	Device        string  `json:"device"`
+// ForecastOptions says what a forecast is of.
+type ForecastOptions struct {
+	Dir     string // the study folder, whose finished runs are left out and learned from; "" or one that is not there: none
+	Workers int    // 0: one per core, or as many as there were GPUs
+	Measure Measure
 }
 
-// Measure trains one run of a plan for a moment; see MeasureSpeed.
-type Measure func(p *Plan, runs []*PlannedRun) (Speed, error)
-
-// Forecast is what a plan will cost.
+// Forecast is what a plan will cost: the runs that are not committed.
 type Forecast struct {
 	Study         string         `json:"study"`
 	Architectures int            `json:"architectures"`
 	Sampled       *Sampled       `json:"sampled,omitempty"`
 	Tasks         []TaskForecast `json:"tasks"`
 	Runs          int            `json:"runs"`
+	Committed     int            `json:"committed"` // and not among Runs
 	Images        int64          `json:"images"`
+	Unit          string         `json:"device"`       // what DeviceHours are of: "GPU" or "core"
+	DeviceHours   float64        `json:"device_hours"` // of all devices together
+	EnergyKWh     *float64       `json:"energy_kwh"`   // of GPUs; null where nothing is known of it
+	Workers       int            `json:"workers"`
 	Hours         float64        `json:"hours"` // of all workers together working side by side
+	Finish        time.Time      `json:"finish_utc"`
 	DiskBytes     int64          `json:"disk_bytes"`
-	Speed         Speed          `json:"speed"`
+	MemoryBytes   int64          `json:"memory_bytes"` // of one worker with its largest run, beside its data set; 0: not known
+	Basis         string         `json:"basis"`        // what the times are predicted from
 }
 
 // TaskForecast is the part of a task.
 type TaskForecast struct {
-	Task   string  `json:"task"`
-	Runs   int     `json:"runs"` // at most, where a rank range is not known yet
-	Known  bool    `json:"known"`
-	Images int64   `json:"images"`
-	Hours  float64 `json:"hours"` // of one worker
+	Task        string   `json:"task"`
+	Dataset     string   `json:"dataset"`
+	Runs        int      `json:"runs"` // at most, where a rank range is not known yet
+	Known       bool     `json:"known"`
+	Images      int64    `json:"images"`
+	DeviceHours float64  `json:"device_hours"`
+	EnergyKWh   *float64 `json:"energy_kwh"`
 }
 
 // Cost of what is not training, measured on the quick study: Parquet files of a run with a block each, and a run's journal.
 const bytesPerRun = 24 << 10
 
 // ForecastStudy says what a study will cost, before anything starts.
-func ForecastStudy(p *Plan, measure Measure) (*Forecast, error) {
-	q := queue{store: newStore("", p)}
-	runs, err := p.Runs(nil)
+func ForecastStudy(p *Plan, o ForecastOptions) (*Forecast, error) {
+	store := newStore(o.Dir, p)
+	runs, open, err := store.openRuns()
 	if err != nil {
 		return nil, err
 	}
-	q.runs = longestFirst(runs, CostModel{})
-	speed, err := measure(p, q.runs)
+	predicted, err := store.predict(runs, open, o.Measure)
 	if err != nil {
 		return nil, err
 	}
-	speed.Workers = max(speed.Workers, 1)
-	f := &Forecast{Study: p.Name, Architectures: len(p.Architectures), Sampled: p.Sampled, Speed: speed}
-	var total, longest float64
+	f := &Forecast{Study: p.Name, Architectures: len(p.Architectures), Sampled: p.Sampled, Committed: len(runs) - len(open), Workers: o.Workers,
+		MemoryBytes: predicted.memory, Basis: predicted.basis, Unit: "core"}
+	cores := max(predicted.threads, 1) // of a worker
+	if predicted.gpus > 0 {
+		f.Unit, cores = "GPU", 1
+	}
+	if f.Workers == 0 {
+		f.Workers = cmp.Or(predicted.gpus, max(1, processors()/cores))
+	}
+	energy := func(hours float64) *float64 {
+		if predicted.watts == 0 {
+			return nil
+		}
+		return ptr(hours * predicted.watts / 1000)
+	}
+	later := 0.0 // worker hours of runs that are not known yet
 	for i := range p.Tasks {
 		t := &p.Tasks[i]
-		tf := TaskForecast{Task: t.Name, Known: true}
-		var macs, parameters float64
-		for _, r := range runs {
+		tf := TaskForecast{Task: t.Name, Dataset: t.Dataset, Known: slices.ContainsFunc(runs, func(r *PlannedRun) bool { return r.Task == t })}
+		var hours, parameters float64
+		for _, r := range open {
 			if r.Task != t {
 				continue
 			}
 			tf.Runs++
 			tf.Images += r.Images
-			macs += r.MACs
-			longest = max(longest, r.MACs)
+			hours += predicted.costs.Seconds(r) / 3600
 			parameters += float64(r.Member.Params)
 		}
-		if tf.Runs == 0 {
+		if !tf.Known {
 			mean, err := p.meanRun(t)
 			if err != nil {
 				return nil, err
 			}
-			tf.Runs, tf.Known = p.planned(t), false
+			tf.Runs = p.planned(t)
 			n := float64(tf.Runs)
-			tf.Images, macs, parameters = int64(n)*mean.Images, n*mean.MACs, n*float64(mean.Member.Params)
+			tf.Images, hours, parameters = int64(n)*mean.Images, n*predicted.costs.Seconds(mean)/3600, n*float64(mean.Member.Params)
+			later += hours
 		}
-		tf.Hours = macs / speed.MACsPerSecond / 3600
-		total += macs
+		tf.DeviceHours, tf.EnergyKWh = hours*float64(cores), energy(hours)
 		f.Tasks = append(f.Tasks, tf)
 		f.Runs += tf.Runs
 		f.Images += tf.Images
+		f.DeviceHours += tf.DeviceHours
 		f.DiskBytes += int64(tf.Runs) * bytesPerRun
 		if p.KeepWeights == KeepAll || p.needs(t, StartInit) {
 			f.DiskBytes += int64(4 * parameters)
@@ -97,8 +115,35 @@ func ForecastStudy(p *Plan, measure Measure) (*Forecast, error) {
 			f.DiskBytes += int64(8 * parameters)
 		}
 	}
-	f.Hours = max(total/float64(speed.Workers), longest) / speed.MACsPerSecond / 3600
+	f.EnergyKWh = energy(f.DeviceHours / float64(cores))
+	placed := Placement{Slots: make([]SlotPlacement, f.Workers)}
+	placed.schedule(open, predicted.costs)
+	f.Hours = placed.Hours + later/float64(f.Workers)
+	f.Finish = after(f.Hours)
 	return f, nil
+}
+
+// after is the moment in so many hours.
+func after(hours float64) time.Time {
+	return time.Now().UTC().Add(time.Duration(3600 * hours * float64(time.Second))).Truncate(time.Second)
+}
+
+// openRuns lists the runs that are known and, of them, those that are not committed.
+func (s *Store) openRuns() (all, open []*PlannedRun, err error) {
+	if s.Dir == "" {
+		all, err = s.Plan.Runs(nil)
+		return all, all, err
+	}
+	m, err := newModel(s, &queue{store: s})
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, r := range m.queue.runs {
+		if _, done := m.rows[r.ID]; !done {
+			open = append(open, r)
+		}
+	}
+	return m.queue.runs, open, nil
 }
 
 // meanRun stands for the runs of a task whose architectures are not known: those of the middle of the population.
@@ -119,109 +164,6 @@ func (p *Plan) meanRun(t *Task) (*PlannedRun, error) {
 	return r, nil
 }
 
-// MeasureSpeed measures a device by training the run of middle cost on noise, for about a second.
-func MeasureSpeed(device string, workers, threads int) Measure {
-	return func(p *Plan, runs []*PlannedRun) (Speed, error) {
-		if len(runs) == 0 {
-			return Speed{}, anynetx.Inputf("the plan has no runs to measure")
-		}
-		o := WorkerOptions{Device: device, Threads: max(threads, 1)}
-		opened, err := OpenEngine(o, p)
-		if err != nil {
-			return Speed{}, err
-		}
-		defer opened.Close()
-		e := opened.(*engineTrainers)
-		r := runs[len(runs)/2]
-		config, err := r.config(p.Seed)
-		if err != nil {
-			return Speed{}, err
-		}
-		config.Recipe.PreciseBNImages, config.Recipe.Augmentation = 0, datasets.Augmentation{}
-		config.Recipe.Batch = e.trialBatch(config)
-		macs, seconds, err := e.trial(config)
-		if err != nil {
-			return Speed{}, fmt.Errorf("speed of %s: %w", device, err)
-		}
-		largest := int64(0)
-		for _, r := range []*PlannedRun{runs[0], r, runs[len(runs)-1]} { // memory follows cost closely enough
-			memory, err := e.memory(r, p.Seed)
-			if err != nil {
-				return Speed{}, err
-			}
-			largest = max(largest, memory)
-		}
-		return Speed{MACsPerSecond: macs / seconds, Workers: workers, MemoryBytes: largest, Device: e.where.DeviceName}, nil
-	}
-}
-
-func (e *engineTrainers) memory(r *PlannedRun, seed uint64) (int64, error) {
-	config, err := r.config(seed)
-	if err != nil {
-		return 0, err
-	}
-	m, err := engine.PlanMemory(e.context, config)
-	return m.Total(), err
-}
-
-const trialSeconds = 1.0
-
-// trialBatch is the recipe's batch, or less where a step would take many seconds: the speed hardly depends on it.
-func (e *engineTrainers) trialBatch(config engine.Config) int {
-	const enough = 1e9 // multiply-adds of a step
-	unit := max(1, e.context.Info().VectorImages)
-	images := int(enough/float64(3*config.Network.Complexity().FLOPs)) / unit * unit
-	return min(config.Recipe.Batch, max(unit, images, 2))
-}
-
-// trial trains on noise for a moment.
-func (e *engineTrainers) trial(config engine.Config) (macs, seconds float64, err error) {
-	setting := config.Network.Setting
-	set := &datasets.Set{Name: "noise", H: setting.Resolution, W: setting.Resolution, C: 3, Classes: make([]string, setting.Classes), Std: [3]float64{1, 1, 1}}
-	batch := config.Recipe.Batch
-	pixels := make([]byte, batch*set.H*set.W*set.C)
-	labels := make([]int32, batch)
-	state := config.Seed
-	for i := range pixels {
-		state = state*6364136223846793005 + 1442695040888963407
-		pixels[i] = byte(state >> 56)
-	}
-	set.Train, set.Test = datasets.Split{Images: pixels, Labels: labels}, datasets.Split{Images: pixels[:len(pixels)/batch], Labels: labels[:1]}
-	data, err := engine.LoadData(e.context, set)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer data.Close()
-	config.Epochs, config.StartEpoch, config.ScheduleEpochs = 1<<20, 0, 0
-	config.Recipe.LearningRate = 0
-	t, err := engine.NewTrainer(e.context, config, data)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer t.Close()
-	if err := t.Initialize(); err != nil {
-		return 0, 0, err
-	}
-	flops := float64(config.Network.Complexity().FLOPs)
-	for step := 0; seconds < trialSeconds; step++ {
-		before := t.NativeTime()
-		if err := t.Step(); err != nil {
-			return 0, 0, err
-		}
-		if step > 0 { // the first one warms caches up
-			macs += 3 * flops * float64(batch)
-			seconds += (t.NativeTime() - before).Seconds()
-		}
-		if step > 0 && seconds >= trialSeconds {
-			break
-		}
-		if _, err := t.EndEpoch(); err != nil {
-			return 0, 0, err
-		}
-	}
-	return macs, seconds, nil
-}
-
 // WriteText prints a forecast for people.
 func (f *Forecast) WriteText(w io.Writer) error {
 	var b strings.Builder
@@ -229,27 +171,49 @@ func (f *Forecast) WriteText(w io.Writer) error {
 	if f.Sampled != nil {
 		fmt.Fprintf(&b, " (%d candidates drawn, %.3g %% of them in the band)", f.Sampled.Drawn, 100*f.Sampled.AcceptanceRate)
 	}
-	fmt.Fprintf(&b, ", %d tasks, %d runs\n\n", len(f.Tasks), f.Runs)
-	width := 4
-	for _, t := range f.Tasks {
-		width = max(width, len(t.Task))
+	fmt.Fprintf(&b, ", %d tasks, %d runs", len(f.Tasks), f.Runs+f.Committed)
+	if f.Committed > 0 {
+		fmt.Fprintf(&b, ", of which %d are committed; what is left:", f.Committed)
 	}
-	fmt.Fprintf(&b, "%-*s  %8s  %14s  %14s\n", width, "task", "runs", "images", "worker-time")
+	b.WriteString("\n\n")
+	task, dataset := 4, 8
+	for _, t := range f.Tasks {
+		task, dataset = max(task, len(t.Task)), max(dataset, len(t.Dataset))
+	}
+	line := func(name, set string, runs, images, hours any, energy string) {
+		fmt.Fprintf(&b, "%-*s  %-*s  %8v  %14v  %10v  %10s\n", task, name, dataset, set, runs, images, hours, energy)
+	}
+	line("task", "data set", "runs", "images", f.Unit+"-hours", "kWh")
 	for _, t := range f.Tasks {
 		runs := fmt.Sprint(t.Runs)
 		if !t.Known {
 			runs = "<= " + runs
 		}
-		fmt.Fprintf(&b, "%-*s  %8s  %14d  %14s\n", width, t.Task, runs, t.Images, DurationText(3600*t.Hours))
+		line(t.Task, t.Dataset, runs, t.Images, amount(&t.DeviceHours), amount(t.EnergyKWh))
 	}
-	fmt.Fprintf(&b, "\n%d training images; about %s with %d workers on %s (%.3g multiply-adds a second each, measured); %s on disk",
-		f.Images, DurationText(3600*f.Hours), f.Speed.Workers, f.Speed.Device, f.Speed.MACsPerSecond, bytesText(f.DiskBytes))
-	if f.Speed.MemoryBytes > 0 {
-		fmt.Fprintf(&b, "; %s of memory a worker beside its data set", bytesText(f.Speed.MemoryBytes))
+	line("all", "", f.Runs, f.Images, amount(&f.DeviceHours), amount(f.EnergyKWh))
+	fmt.Fprintf(&b, "\nabout %s with %d workers, until %s UTC; %s", DurationText(3600*f.Hours), f.Workers, f.Finish.Format("2006-01-02 15:04"), f.Basis)
+	if f.EnergyKWh == nil && f.Runs > 0 {
+		b.WriteString("; energy is known once runs have finished on GPUs that tell what they use")
+	}
+	fmt.Fprintf(&b, "; %s on disk", bytesText(f.DiskBytes))
+	if f.MemoryBytes > 0 {
+		fmt.Fprintf(&b, "; %s of memory a worker beside its data set", bytesText(f.MemoryBytes))
 	}
 	b.WriteString("\n")
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// amount is a number with three digits, "-" for one that is not known.
+func amount(v *float64) string {
+	switch {
+	case v == nil:
+		return "-"
+	case *v >= 100:
+		return fmt.Sprintf("%.0f", *v)
+	}
+	return fmt.Sprintf("%.3g", *v)
 }
 
 func bytesText(n int64) string {

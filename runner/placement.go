@@ -38,7 +38,7 @@ const firstRuns = 3
 
 // Place plans a study on devices. Times come from the runs of the folder's study that have finished, if there are enough, else from a
 // measurement; nothing is trained but for that, and nothing is written.
-func Place(o RunOptions, measure func(device string, workers int) Measure) (*Placement, error) {
+func Place(o RunOptions, measure func(device string) Measure) (*Placement, error) {
 	study, err := ReadStudy(o.StudyFile)
 	if err != nil {
 		return nil, err
@@ -72,46 +72,21 @@ func Place(o RunOptions, measure func(device string, workers int) Measure) (*Pla
 	for i := range c.workers() {
 		p.Slots = append(p.Slots, SlotPlacement{Device: c.Devices[i%len(c.Devices)], First: []string{}})
 	}
-	costs, basis, err := c.predict(open, len(p.Slots), measure)
+	predicted, err := store.predict(c.queue.runs, open, measure(c.Devices[0]))
 	if err != nil {
 		return nil, err
 	}
-	p.Basis = basis
-	p.schedule(open, costs)
-	p.Finish = time.Now().UTC().Add(time.Duration(3600 * p.Hours * float64(time.Second))).Truncate(time.Second)
-	if power, ok := store.power(); ok {
+	p.Basis = predicted.basis
+	p.schedule(open, predicted.costs)
+	p.Finish = after(p.Hours)
+	if predicted.watts > 0 {
 		busy := 0.0
 		for _, s := range p.Slots {
 			busy += s.Hours
 		}
-		p.EnergyKWh = ptr(busy * power / 1000)
+		p.EnergyKWh = ptr(busy * predicted.watts / 1000)
 	}
 	return p, nil
-}
-
-// predict finds what runs take: by the device that most of the finished runs were on, or by a measurement.
-func (c *coordinator) predict(open []*PlannedRun, workers int, measure func(string, int) Measure) (CostModel, string, error) {
-	if len(open) == 0 {
-		return CostModel{PerMAC: 1}, "nothing is left to do", nil
-	}
-	known, err := c.store.learn(c.queue.runs)
-	if err != nil {
-		return CostModel{}, "", err
-	}
-	name, most := "", 0
-	for device, e := range known {
-		if e.total > most || e.total == most && device < name {
-			name, most = device, e.total
-		}
-	}
-	if costs := known.of(name); costs != (CostModel{}) {
-		return costs, fmt.Sprintf("learned from %d runs that finished on %s", most, name), nil
-	}
-	speed, err := measure(c.Devices[0], workers)(c.store.Plan, longestFirst(open, CostModel{}))
-	if err != nil {
-		return CostModel{}, "", err
-	}
-	return CostModel{PerMAC: 1 / speed.MACsPerSecond}, fmt.Sprintf("measured on %s for a moment: %.3g multiply-adds a second", speed.Device, speed.MACsPerSecond), nil
 }
 
 // schedule gives each slot, whenever it is free, the longest open run whose source has ended.

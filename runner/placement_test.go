@@ -30,10 +30,10 @@ func TestPlacement(t *testing.T) {
 func TestDryRun(t *testing.T) {
 	file, dir := writeStudy(t, faultStudy), t.TempDir()
 	measured := 0
-	measure := func(device string, workers int) Measure {
+	measure := func(device string) Measure {
 		return func(*Plan, []*PlannedRun) (Speed, error) {
 			measured++
-			return Speed{MACsPerSecond: 1e6, Workers: workers, Device: device}, nil
+			return Speed{MACsPerSecond: 1e6, Device: device}, nil
 		}
 	}
 	place := func() *Placement {

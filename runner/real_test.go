@@ -201,11 +201,11 @@ func TestMeasuredForecast(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := ForecastStudy(p, MeasureSpeed("cpu", 2, 1))
+	f, err := ForecastStudy(p, ForecastOptions{Workers: 2, Measure: MeasureSpeed("cpu", 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.Speed.MACsPerSecond < 1e7 || f.Speed.MemoryBytes < 1<<16 || f.Runs != realRuns || f.Images != 32*6*(3*6)+32*3*6*2+32*6*3 {
+	if f.DeviceHours <= 0 || f.DeviceHours > 1 || f.MemoryBytes < 1<<16 || f.Runs != realRuns || f.Images != 32*6*(3*6)+32*3*6*2+32*6*3 {
 		t.Errorf("%+v", f)
 	}
 }

@@ -148,7 +148,7 @@ func TestStudiesOfTheRepositoryPlan(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		f, err := ForecastStudy(p, func(*Plan, []*PlannedRun) (Speed, error) { return Speed{MACsPerSecond: 1e9, Workers: 2}, nil })
+		f, err := ForecastStudy(p, ForecastOptions{Measure: func(*Plan, []*PlannedRun) (Speed, error) { return Speed{MACsPerSecond: 1e9}, nil }})
 		if err != nil {
 			t.Error(err)
 			continue

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -18,11 +17,13 @@ func studyCommand() *cli.Command {
 		Name:  "study",
 		Usage: "plan, run and watch a study: many networks on many tasks",
 		Subcommands: append([]*cli.Command{
-			{Name: "plan", Usage: "what a study would take: runs, images, hours, disk", ArgsUsage: "FILE.yaml",
-				Description: "Example:\n\nanynetx study plan studies/quick.yaml\n\nNothing is trained or written. Where a data set is not here, what is on record of it is used.",
+			{Name: "plan", Usage: "what a study would take: runs, GPU-hours or core-hours, energy, finish time, disk", ArgsUsage: "FILE.yaml",
+				Description: "Example:\n\nanynetx study plan studies/quick.yaml\n\nNothing is trained or written. Where a data set is not here, what is on record of it is used. Times and energy are learned from the\n" +
+					"finished runs of --out, if there are enough; else times are measured for a second, and energy is not known. Packing and failures are not foreseen.",
 				Flags: []cli.Flag{dataFlag(), asJSON,
-					&cli.IntFlag{Name: "workers", Usage: "`NUMBER` of worker processes", DefaultText: "one per core"},
-					&cli.StringFlag{Name: "device", Value: "cpu", Usage: "`ID` of the device whose speed is measured for the hours"}},
+					&cli.StringFlag{Name: "out", Usage: "`FOLDER` of the study, if it has begun: what is finished is left out, and teaches what the rest takes", TakesFile: true},
+					&cli.IntFlag{Name: "workers", Usage: "`NUMBER` of worker processes", DefaultText: "one per core, or as many as there were GPUs"},
+					&cli.StringFlag{Name: "device", Value: "cpu", Usage: "`ID` of the device whose speed is measured where nothing is learned"}},
 				Action: studyPlan},
 			{Name: "run", Usage: "run a study, or go on with it", ArgsUsage: "FILE.yaml",
 				Description: "Example:\n\nanynetx study run studies/quick.yaml --out study-quick --workers 2\n\n" +
@@ -69,11 +70,8 @@ func studyPlan(c *cli.Context) error {
 		return err
 	}
 	workers := c.Int("workers")
-	switch {
-	case workers < 0 || workers > maxWorkers:
+	if workers < 0 || workers > maxWorkers {
 		return anynetx.Inputf("--workers is %d, must be 1 to %d", workers, maxWorkers)
-	case workers == 0:
-		workers = runtime.NumCPU()
 	}
 	study, err := runner.ReadStudy(file)
 	if err != nil {
@@ -83,7 +81,7 @@ func studyPlan(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	forecast, err := runner.ForecastStudy(plan, runner.MeasureSpeed(c.String("device"), workers, 1))
+	forecast, err := runner.ForecastStudy(plan, runner.ForecastOptions{Dir: c.String("out"), Workers: workers, Measure: runner.MeasureSpeed(c.String("device"), 1)})
 	if err != nil {
 		return err
 	}
@@ -144,7 +142,7 @@ func studyRun(c *cli.Context) error {
 }
 
 func studyDryRun(c *cli.Context, o runner.RunOptions) error {
-	p, err := runner.Place(o, func(device string, workers int) runner.Measure { return runner.MeasureSpeed(device, workers, 1) })
+	p, err := runner.Place(o, func(device string) runner.Measure { return runner.MeasureSpeed(device, 1) })
 	if err != nil {
 		return err
 	}
