@@ -251,3 +251,17 @@ func TestLinkWithLostReply(t *testing.T) {
 		t.Errorf("another's link: %v", err)
 	}
 }
+
+// Machines that joined write logs of their own: they cannot append to one file of a network file system.
+func TestLogsOfJoinedMachines(t *testing.T) {
+	paths := map[string]bool{}
+	for _, me := range []lease{{Host: "a", PID: 1}, {Host: "b", PID: 1}, {Host: "a", PID: 2}} {
+		for index := range 2 {
+			paths[(&coordinator{RunOptions: RunOptions{Dir: "d", Join: true}, me: me}).logPath(&slot{index: index})] = true
+		}
+	}
+	paths[(&coordinator{RunOptions: RunOptions{Dir: "d"}, me: lease{Host: "a", PID: 1}}).logPath(&slot{})] = true // of `study run`
+	if len(paths) != 7 {
+		t.Errorf("seven workers share logs: %v", paths)
+	}
+}

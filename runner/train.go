@@ -80,10 +80,10 @@ type training struct {
 	t       Training
 	journal *journal
 	epochs  []EpochResult
-	saved   time.Time // the last checkpoint
-	told    time.Time // the last progress message
-	native  time.Duration
-	asked   time.Time // whether the run is cancelled
+	saved   time.Time     // the last checkpoint
+	told    time.Time     // the last progress message
+	native  time.Duration // of trainings that are closed
+	asked   time.Time     // whether the run is cancelled
 	pace    pace
 	expect  float64 // seconds that the end of the epoch under way may take
 	images  int64
@@ -98,13 +98,13 @@ func (w *worker) train(o offer, in Trainers, row *attemptRow) ([]EpochResult, er
 	if err := g.open(); err != nil {
 		return nil, err
 	}
-	defer func() { g.t.Close() }()
 	defer func() {
+		g.close()
 		w.mu.Lock()
-		w.native += g.t.NativeTime() - g.native
+		w.native += g.native
 		w.mu.Unlock()
 		row.Steps = g.pace.steps
-		row.DeviceTime, row.Images = ptr(g.t.NativeTime().Seconds()), &g.images
+		row.DeviceTime, row.Images = ptr(g.native.Seconds()), &g.images
 		if g.journal != nil {
 			g.journal.Close()
 		}
@@ -127,9 +127,22 @@ func (w *worker) train(o offer, in Trainers, row *attemptRow) ([]EpochResult, er
 	return g.epochs, g.keep()
 }
 
+// open opens the training, in place of one that is open.
 func (g *training) open() (err error) {
-	g.t, err = g.in.Open(g.r)
+	g.close()
+	t, err := g.in.Open(g.r)
+	if err == nil {
+		g.t = t
+	}
 	return err
+}
+
+func (g *training) close() {
+	if g.t != nil {
+		g.native += g.t.NativeTime()
+		g.t.Close()
+		g.t = nil
+	}
 }
 
 // begin gives the run its first weights.
@@ -162,8 +175,6 @@ func (g *training) resume() (bool, error) {
 	tried := false
 	for _, c := range newestFirst(g.l.dir) {
 		if tried { // a training that refused a checkpoint may hold half of it
-			g.native += g.t.NativeTime()
-			g.t.Close()
 			if err := g.open(); err != nil {
 				return false, err
 			}
@@ -190,7 +201,6 @@ func (g *training) resume() (bool, error) {
 		}
 	}
 	if tried {
-		g.t.Close()
 		return false, g.open()
 	}
 	return false, nil

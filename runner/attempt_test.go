@@ -1,0 +1,117 @@
+package runner
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"testing"
+	"time"
+)
+
+// A training that refused a damaged checkpoint is closed and another one opened: the native time of all of them counts, once.
+func TestNativeTimeOfReopenedTrainings(t *testing.T) {
+	dir := t.TempDir()
+	store, r := stopped(t, dir)
+	for _, c := range newestFirst(store.workDir(r.ID)) {
+		if err := os.WriteFile(c.path, []byte("damaged"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	clocked := &clockedTrainers{}
+	var out bytes.Buffer
+	err := Work(t.Context(), WorkerOptions{StudyDir: dir, CheckpointEvery: time.Hour, Only: []string{r.ID}, Stdout: &out,
+		Trainers: func(_ WorkerOptions, p *Plan) (Trainers, error) {
+			clocked.Trainers = fakeBehaviour{}.trainers(p.Seed)
+			return clocked, nil
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last Message
+	for line := range lines(out.Bytes()) {
+		if err := json.Unmarshal(line, &last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if clocked.opened != keptCheckpoints+1 || last.Kind != "end" || last.Native != 30 {
+		t.Errorf("%d trainings of 10 s in native code are told as %v s: %+v", clocked.opened, last.Native, last)
+	}
+	for _, a := range readAll[attemptRow](t, dir, "attempts") {
+		if a.RunID == r.ID && a.Outcome == outcomeCommitted && *a.DeviceTime != 30 {
+			t.Errorf("%d trainings of 10 s in native code are recorded as %v s", clocked.opened, *a.DeviceTime)
+		}
+	}
+
+	// Where it cannot be opened again, the attempt fails, and the worker goes on.
+	dir = t.TempDir()
+	store, r = stopped(t, dir)
+	newest := newestFirst(store.workDir(r.ID))[0]
+	if err := os.WriteFile(newest.path, []byte("damaged"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	clocked = &clockedTrainers{failsAt: 2}
+	err = Work(t.Context(), WorkerOptions{StudyDir: dir, CheckpointEvery: time.Hour, Only: []string{r.ID},
+		Trainers: func(_ WorkerOptions, p *Plan) (Trainers, error) {
+			clocked.Trainers = fakeBehaviour{}.trainers(p.Seed)
+			return clocked, nil
+		}})
+	if done, e := store.committed(r); err != nil || e != nil || !done || clocked.opened < 3 {
+		t.Errorf("%v %v, committed %v after %d openings", err, e, done, clocked.opened)
+	}
+}
+
+// clockedTrainers open trainings that each take 10 s of native code.
+type clockedTrainers struct {
+	Trainers
+	opened, failsAt int
+}
+
+type clockedTraining struct{ Training }
+
+func (c *clockedTrainers) Open(r *PlannedRun) (Training, error) {
+	if c.opened++; c.opened == c.failsAt {
+		return nil, errors.New("no training today")
+	}
+	t, err := c.Trainers.Open(r)
+	return clockedTraining{t}, err
+}
+
+func (clockedTraining) NativeTime() time.Duration { return 10 * time.Second }
+
+// An attempt that only records what is known of its run already uses no device, and says nothing of one.
+func TestAKnownFateIsNoFailedStart(t *testing.T) {
+	dir := t.TempDir()
+	store, err := openFake(t, faultStudy+"failures: {classes: {out_of_memory: {run: fail}}}\n", dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := workFake(t.Context(), dir, fakeBehaviour{Break: "first"}); err != nil {
+		t.Fatal(err)
+	}
+	rows, records := 0, 0
+	for _, a := range readAll[attemptRow](t, dir, "attempts") {
+		if a.Task == "first" || a.Task == "tuned" {
+			rows++
+		}
+	}
+	store.devices.mu.Lock()
+	defer store.devices.mu.Unlock()
+	if err := store.devices.refresh(); err != nil {
+		t.Fatal(err)
+	}
+	for _, list := range store.devices.records {
+		for _, r := range list {
+			if r.Kind != recordAttempt {
+				continue
+			}
+			if records++; r.Steps == 0 {
+				t.Errorf("on record as a failed start: %+v", r)
+			}
+		}
+	}
+	// Six runs fail, each is then recorded as failed for good, and so are the four that start from them.
+	if rows != 6+6+4 || records != 6 {
+		t.Errorf("%d attempts, %d of them on the device's record", rows, records)
+	}
+}
