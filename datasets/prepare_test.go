@@ -217,17 +217,14 @@ func TestFoldersThatCannotBePrepared(t *testing.T) {
 
 func TestBadImages(t *testing.T) {
 	good := picture(t, "png", 4, 4, red)
-	bomb := bytes.Clone(good)
-	binary.BigEndian.PutUint32(bomb[16:], 9000) // the width in PNG's header
-	binary.BigEndian.PutUint32(bomb[20:], 9000)
-	binary.BigEndian.PutUint32(bomb[29:], crc32.ChecksumIEEE(bomb[12:29]))
+	bomb := claims(t, good, 9000, 9000)
 	photo := picture(t, "jpg", 40, 40, red)
 	scans := append(bytes.Clone(photo), bytes.Repeat([]byte{0xff, 0xda}, maxScans)...)
 	source := t.TempDir()
 	imageFolder(t, source)
 	bad := map[string][]byte{
 		"train/red/b1.png": good[:len(good)/2], "train/red/b2.png": []byte("hello"), "train/red/b3.png": bomb, "train/red/b4.jpg": photo[:len(photo)/2],
-		"train/red/b5.jpg": scans, "train/red/b6.png": nil, "val/red/b7.png": []byte("GIF89a"),
+		"train/red/b5.jpg": scans, "train/red/b6.png": nil, "train/red/b8.jpg": twelveBits(t, photo), "val/red/b7.png": []byte("GIF89a"),
 	}
 	writeFiles(t, source, bad)
 	dst := t.TempDir()
@@ -235,7 +232,7 @@ func TestBadImages(t *testing.T) {
 	if left, _ := os.ReadDir(dst); len(left) != 0 {
 		t.Errorf("files are left: %v", left)
 	}
-	wantInput(t, err, "b1.png is damaged", "b2.png is not a PNG", "b3.png has 9000 x 9000", "b5.jpg has 1001 scans", "and 1 more", "--skip-bad")
+	wantInput(t, err, "b1.png is damaged", "b2.png is not a PNG", "b3.png has 9000 x 9000", "b5.jpg has 1001 scans", "and 2 more", "--skip-bad")
 	report, err := Prepare(Preparation{Source: source, Destination: t.TempDir(), Name: "x", Size: 8, SkipBad: true})
 	if err != nil {
 		t.Fatal(err)

@@ -2,10 +2,11 @@ package datasets
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"image"
 	"image/draw"
-	_ "image/jpeg" // the two formats that are read
+	"image/jpeg" // the two formats that are read
 	_ "image/png"
 	"io"
 	"os"
@@ -45,6 +46,9 @@ func loadImage(path string, size int, large sync.Locker) ([]byte, error) {
 // them any number of times. Images above largePixels hold the lock while they are in memory.
 func decodeImage(data []byte, size int, large sync.Locker) ([]byte, error) {
 	config, format, err := image.DecodeConfig(bytes.NewReader(data))
+	if unsupported := jpeg.UnsupportedError(""); errors.As(err, &unsupported) {
+		return nil, fmt.Errorf("is a JPEG of a kind that is not read (%w); convert it to an ordinary one, of 8 bits a colour", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("is not a PNG or JPEG image: %w", err)
 	}
