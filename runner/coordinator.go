@@ -27,6 +27,7 @@ type RunOptions struct {
 	Progress        Progress               // nil: none
 	Join            bool                   // work beside others in a folder that has a plan; StudyFile and Describe are not needed
 	DeviceEvents    <-chan telemetry.Event // nil: nobody watches the devices
+	AskDevice       func(device string)    // has DeviceEvents answer with telemetry.Heard; nil: nobody can be asked
 
 	Describe   Describe      // nil: DescribeData of DataDir
 	Command    []string      // that starts a worker, before its arguments; nil: this program's verb "worker"
@@ -353,6 +354,9 @@ func (c *coordinator) receive(r report) {
 		case "end":
 			delete(s.runs, m.RunID)
 			s.mark(m.RunID, m.Attempt, false)
+			if m.Outcome == outcomeFailed {
+				c.ask(s)
+			}
 			if m.Outcome == outcomeFailed || m.Outcome == outcomeDuplicate {
 				c.Progress.Note(fmt.Sprintf("run %s (task %s, architecture %s): %s %s%s", m.RunID, m.Task, m.ArchID, m.Outcome, m.Class, with(m.Text)))
 			}

@@ -93,9 +93,10 @@ func (c *coordinator) blame(s *slot, text string, crashed bool) error {
 				row.FailureClass, row.FailureText = classHung, reason
 			}
 			row.WallTime, row.Shared, row.Steps = ptr(time.Since(a.lease.Taken).Seconds()), training > 1, s.steps[r.ID]
-			if err := errors.Join(c.store.endAttempt(&a.lease, row), c.store.aftermath(r, &a.lease, row, c.events)); err != nil {
+			if err := errors.Join(c.store.endAttempt(&a.lease, row), c.store.aftermath(r, &a.lease, row)); err != nil {
 				return err
 			}
+			c.ask(s)
 		}
 	}
 	return nil

@@ -123,20 +123,36 @@ func TestLostGPU(t *testing.T) {
 	}
 }
 
-// The same XID of an application on two devices: the run is at fault and fails, the devices stay.
+// The same XID of an application on two devices: the run is at fault and fails, the devices stay, however many runs are, and however long after
+// the failure the driver says so.
 func TestApplicationXID(t *testing.T) {
-	if os.Getenv("ANX_FAULTS") == "" {
-		t.Skip("SKIPPED: once the third device was tried before the second one's event was read; to be understood (ANX_FAULTS=1 runs it)")
+	study := writeStudy(t, faultStudy+"failures: {settle_s: 100}\n") // it is the driver that must be waited for
+	for name, c := range map[string]struct {
+		b     fakeBehaviour
+		delay string
+		runs  int
+	}{
+		"one run":        {fakeBehaviour{XIDArch: firstArchitecture}, "0s", 1},
+		"all runs":       {fakeBehaviour{}, "0s", 4},
+		"a slow driver":  {fakeBehaviour{XIDArch: firstArchitecture}, "500ms", 1},
+		"slow, all runs": {fakeBehaviour{}, "100ms", 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testApplicationXID(t, study, c.b, c.delay, c.runs)
+		})
 	}
-	study := writeStudy(t, faultStudy)
+}
+
+func testApplicationXID(t *testing.T, study string, b fakeBehaviour, delay string, faulty int) {
 	dir, driver := t.TempDir(), filepath.Join(t.TempDir(), "driver")
-	b := fakeBehaviour{Step: 2 * time.Millisecond, XIDTask: "tuned", XID: 31, Events: driver}
-	c := startStudy(t, study, dir, 3, behaviour(b), devicesAre(gpus(3)), driverVariable+"="+driver)
+	b.Step, b.XIDTask, b.XID, b.Events = 2*time.Millisecond, "tuned", 31, driver
+	c := startStudy(t, study, dir, 3, behaviour(b), devicesAre(gpus(3)), driverVariable+"="+driver, delayVariable+"="+delay)
 	if err := c.Wait(); err == nil {
 		t.Error("a study with failed runs ended with exit code 0")
 	}
 	s := c.summary(t)
-	if !s.Complete || s.FailureClasses[classApplication] != 1 || s.Failed != 1 || len(s.Closed) != 0 {
+	if !s.Complete || s.FailureClasses[classApplication] != faulty || s.Failed != faulty || len(s.Closed) != 0 {
 		t.Fatalf("%+v\n%s", s, c.err.String())
 	}
 	devices := map[string][]string{}
@@ -150,7 +166,7 @@ func TestApplicationXID(t *testing.T) {
 			t.Errorf("run %s failed on %v, want two devices", id, list)
 		}
 	}
-	if n := kinds(t, dir); len(devices) != 1 || n["xid"] != 2 || n[deviceQuarantine]+n[deviceDrain] != 0 {
+	if n := kinds(t, dir); len(devices) != faulty || n["xid"] != 2*faulty || n[deviceQuarantine]+n[deviceDrain] != 0 {
 		t.Errorf("%v, events %v", devices, n)
 	}
 }

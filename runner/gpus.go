@@ -74,7 +74,7 @@ func (c *coordinator) openGPUs() error {
 	}
 	c.Devices = resolved
 	c.gpus = &gpuWatch{nvml: nvml, monitor: nvml.Watch(watched, telemetry.Options{}), extra: map[string]int64{}, foreign: map[string]bool{}}
-	c.DeviceEvents = c.gpus.monitor.Events()
+	c.DeviceEvents, c.AskDevice = c.gpus.monitor.Events(), c.gpus.monitor.Ask
 	return nil
 }
 

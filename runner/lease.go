@@ -161,7 +161,8 @@ func readAttempts(dir string) ([]attemptState, error) {
 	return list, nil
 }
 
-// take tries to lease a run. It returns nil if another living process has it, or won. The earlier attempts come with it.
+// take tries to lease a run. It returns nil if another living process has it, or won, or if it is too early to decide about the last failure.
+// The earlier attempts come with it.
 func (s *Store) take(r *PlannedRun, me lease, quiet *silence) (*lease, []attemptState, error) {
 	dir := s.workDir(r.ID)
 	earlier, err := readAttempts(dir)
@@ -180,6 +181,9 @@ func (s *Store) take(r *PlannedRun, me lease, quiet *silence) (*lease, []attempt
 				return nil, nil, err
 			}
 		}
+	}
+	if settled, err := s.settled(earlier, quiet); err != nil || !settled {
+		return nil, nil, err
 	}
 	former, err := s.formerAttempts(r.ID)
 	if err != nil {

@@ -27,7 +27,8 @@ const (
 	fakeVariable    = "ANX_RUNNER_TEST_FAKE"    // a fakeBehaviour; empty: the real engine
 	exitVariable    = "ANX_RUNNER_TEST_EXIT"    // the process kills itself at this point of a commit or checkpoint ...
 	devicesVariable = "ANX_RUNNER_TEST_DEVICES" // GPU-0,GPU-1 ...
-	driverVariable  = "ANX_RUNNER_TEST_DRIVER"  // file of what a driver says, see driverSays
+	driverVariable  = "ANX_RUNNER_TEST_DRIVER"  // file of what a driver says, see driverSays ...
+	delayVariable   = "ANX_RUNNER_TEST_DELAY"   // ... so long after the file has it
 	onceVariable    = "ANX_RUNNER_TEST_ONCE"    // ... unless this file exists, which it makes
 
 	locksVariable  = "ANX_RUNNER_TEST_LOCKS"  // "missing": a file system without them
@@ -44,7 +45,8 @@ type fakeBehaviour struct {
 	BreakWhile string // this file exists; empty: always
 	LastWords  string // on standard error before a crash
 	BlackHole  string // the device on which nothing can start
-	XIDTask    string // its first architecture's runs cause this XID wherever they are ...
+	XIDTask    string // its runs cause this XID wherever they are ...
+	XIDArch    string // ... those of this architecture, or all ...
 	XID        int64
 	Events     string // ... and the driver says so in this file
 	Hang       string // the first run of this task to come so far hangs, with a child in its process group
@@ -130,7 +132,7 @@ func (b fakeBehaviour) trainers(seed uint64) fakeTrainers {
 		if p.Epoch != 1 || p.Step != 3 {
 			return nil
 		}
-		if b.XIDTask == r.Task.Name && r.Member.ID == firstArchitecture {
+		if b.XIDTask == r.Task.Name && (b.XIDArch == "" || b.XIDArch == r.Member.ID) {
 			driverSays(b.Events, telemetry.Event{Time: time.Now(), Device: device, Kind: telemetry.XID, XID: b.XID, Text: fmt.Sprintf("XID %d", b.XID)})
 			return &bindings.Error{Status: bindings.DeviceLost, Text: "an illegal memory access was encountered"}
 		}
@@ -180,24 +182,33 @@ func driverSays(path string, e telemetry.Event) {
 	}
 }
 
-// followDriver passes on what the fake driver says.
-func followDriver(ctx context.Context, path string) <-chan telemetry.Event {
-	events := make(chan telemetry.Event)
+// followDriver passes on what the fake driver says, and answers questions as telemetry.Monitor.Ask does.
+func followDriver(ctx context.Context, path string) (<-chan telemetry.Event, func(device string)) {
+	events, asked := make(chan telemetry.Event), make(chan telemetry.Event, 1000)
+	delay, _ := time.ParseDuration(os.Getenv(delayVariable))
 	go func() {
 		defer close(events)
+		var open []telemetry.Event // questions that were there before the file is read
 		for done := 0; ; {
+			for len(asked) > 0 {
+				open = append(open, <-asked)
+			}
 			data, _ := os.ReadFile(path)
 			var all []telemetry.Event
 			for line := range lines(data) {
 				all = append(all, readJournal[telemetry.Event](line)...)
 			}
-			for ; done < len(all); done++ {
+			if len(all) > done {
+				time.Sleep(delay)
+			}
+			for _, e := range append(all[done:], open...) {
 				select {
-				case events <- all[done]:
+				case events <- e:
 				case <-ctx.Done():
 					return
 				}
 			}
+			done, open = len(all), nil
 			select {
 			case <-ctx.Done():
 				return
@@ -205,7 +216,7 @@ func followDriver(ctx context.Context, path string) <-chan telemetry.Event {
 			}
 		}
 	}()
-	return events
+	return events, func(device string) { asked <- telemetry.Event{Time: time.Now(), Device: device, Kind: telemetry.Heard} }
 }
 
 // testCoordinator is `study run`: study file, folder and number of workers are the arguments. Without a study file it is `study join`.
@@ -238,7 +249,7 @@ func testCoordinator() int {
 		o.timing.sees, _ = time.ParseDuration(sees)
 	}
 	if path := os.Getenv(driverVariable); path != "" {
-		o.DeviceEvents = followDriver(ctx, path)
+		o.DeviceEvents, o.AskDevice = followDriver(ctx, path)
 	}
 	if os.Getenv(fakeVariable) != "" {
 		o.Describe = fakeData

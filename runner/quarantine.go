@@ -42,6 +42,7 @@ const (
 	recordMemory  = "memory"  // a run has run out of it
 	recordSession = "session" // a coordinator begins: failed starts so far are forgotten, since what made them fail may be mended
 	recordRelease = "release" // a person takes the device into use again
+	recordHeard   = string(telemetry.Heard)
 )
 
 // deviceKey names a device in the whole study: GPUs by their UUID, others by host and number.
@@ -94,6 +95,7 @@ type deviceLog struct {
 	read    map[string]int64 // bytes of each file that are done with
 	records map[string][]deviceRecord
 	judged  map[string]*judgement
+	heard   map[string]time.Time // until when the driver has been heard of a device
 
 	outOfMemory []deviceRecord
 }
@@ -108,7 +110,7 @@ func (d *deviceLog) refresh() error {
 		return diskError(err)
 	}
 	if d.read == nil {
-		d.read, d.records = map[string]int64{}, map[string][]deviceRecord{}
+		d.read, d.records, d.heard = map[string]int64{}, map[string][]deviceRecord{}, map[string]time.Time{}
 	}
 	for _, e := range entries {
 		path := filepath.Join(d.folder, e.Name())
@@ -127,6 +129,9 @@ func (d *deviceLog) refresh() error {
 				d.records[r.Device] = append(d.records[r.Device], r)
 				if r.Model != "" {
 					d.outOfMemory = append(d.outOfMemory, r)
+				}
+				if r.Kind == recordHeard && r.Time.After(d.heard[r.Device]) {
+					d.heard[r.Device] = r.Time
 				}
 			}
 		}
@@ -150,7 +155,7 @@ func readFrom(path string, offset int64) ([]byte, error) {
 func (d *deviceLog) events() (list []telemetry.Event) {
 	for _, records := range d.records {
 		for _, r := range records {
-			if !slices.Contains([]string{recordAttempt, recordMemory, recordSession, recordRelease}, r.Kind) {
+			if !slices.Contains([]string{recordAttempt, recordMemory, recordSession, recordRelease, recordHeard}, r.Kind) {
 				list = append(list, telemetry.Event{Time: r.Time, Device: r.Device, Kind: telemetry.Kind(r.Kind), XID: r.XID, Text: r.Text})
 			}
 		}
@@ -195,6 +200,8 @@ type judgement struct {
 	starts    int             // that failed, in a row ...
 	runs      map[string]bool // ... of these
 	suspected []time.Time
+	unheard   []deviceRecord // attempts that speak against the device, unless the driver explains them otherwise
+	said      time.Time      // when the driver last said what may explain one
 }
 
 func (j *judgement) forget() { j.starts, j.runs = 0, nil }
@@ -214,9 +221,13 @@ func (j *judgement) add(p *Policy, r deviceRecord) {
 	switch r.Kind {
 	case recordRelease:
 		j.forget()
-		j.verdict, j.suspected = verdict{}, nil
+		j.verdict, j.suspected, j.unheard = verdict{}, nil, nil
 		return
-	case recordSession:
+	case recordHeard:
+		j.settle(p, r.Time)
+		return
+	case recordSession: // nobody is heard of any more about what was before
+		j.settle(p, r.Time)
 		j.forget()
 		if j.device == deviceDrain && strings.HasSuffix(j.reason, failedStart) {
 			j.verdict = verdict{}
@@ -238,9 +249,35 @@ func (j *judgement) add(p *Policy, r deviceRecord) {
 				j.worse(deviceDrain, "%d attempts in a row, the last of class %s%s%s", j.starts, class, with(r.Text), failedStart)
 			}
 		}
+		if isGPU(r.Device) && p.Classes[class].Device != "" {
+			j.unheard = append(j.unheard, r)
+			return
+		}
 	default:
 		class = p.classOf(telemetry.Event{Kind: telemetry.Kind(r.Kind), XID: r.XID})
+		if class != "" && class != classForeign {
+			j.said = r.Time
+		}
 	}
+	j.count(p, class, r)
+}
+
+// settle counts the attempts that ended until a time against the device, but for those that the driver has explained: what it said counts
+// itself.
+func (j *judgement) settle(p *Policy, until time.Time) {
+	j.unheard = slices.DeleteFunc(j.unheard, func(r deviceRecord) bool {
+		if r.Time.After(until) {
+			return false
+		}
+		if r.Time.Sub(j.said).Abs().Seconds() > p.SettleSeconds {
+			j.count(p, r.Class, r)
+		}
+		return true
+	})
+}
+
+// count does to the device what follows from a class of failure.
+func (j *judgement) count(p *Policy, class string, r deviceRecord) {
 	what := "class " + class + with(r.Text)
 	switch p.Classes[class].Device {
 	case deviceQuarantine, deviceDrain:
@@ -289,24 +326,31 @@ func (s *Store) learnMemory(r *PlannedRun, l *lease, t Trainers) error {
 	return s.noteDevice(deviceRecord{Device: l.deviceKey(), Kind: recordMemory, RunID: r.ID, Attempt: l.Attempt, Model: r.footprintKey(), Bytes: bytes})
 }
 
-// aftermath puts the end of an attempt on its device's record, and what follows from it for the run among the events.
-func (s *Store) aftermath(r *PlannedRun, l *lease, row *attemptRow, events *recorder) error {
+// aftermath puts the end of an attempt on its device's record.
+func (s *Store) aftermath(r *PlannedRun, l *lease, row *attemptRow) error {
 	if row.Outcome != outcomeFailed && row.Outcome != outcomeCommitted {
 		return nil
 	}
-	record := deviceRecord{Device: l.deviceKey(), Kind: recordAttempt, RunID: r.ID, Attempt: l.Attempt, Class: row.FailureClass, Steps: row.Steps, Text: row.FailureText}
-	if err := s.noteDevice(record); err != nil || row.Outcome != outcomeFailed {
-		return err
+	return s.noteDevice(deviceRecord{Device: l.deviceKey(), Kind: recordAttempt, RunID: r.ID, Attempt: l.Attempt, Class: row.FailureClass, Steps: row.Steps, Text: row.FailureText})
+}
+
+// settled says whether a decision may be made after these attempts: the last one has not failed on a GPU, or what the driver knew of it then is
+// on record, or settle_s have passed by our own clock.
+func (s *Store) settled(attempts []attemptState, quiet *silence) (bool, error) {
+	if len(attempts) == 0 {
+		return true, nil
 	}
-	list, err := readAttempts(l.dir)
-	if err != nil {
-		return err
+	last := &attempts[len(attempts)-1]
+	if last.end == nil || last.end.Outcome != outcomeFailed || !isGPU(last.lease.Device) {
+		return true, nil
 	}
-	d, err := s.decide(list)
-	if err != nil || d.Run == "" {
-		return err
+	d := &s.devices
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.refresh(); err != nil {
+		return false, err
 	}
-	return events.append(happened(*l, "decision", "%s: %s: %s", r, d.Run, d.Reason).of(l))
+	return !d.heard[last.lease.Device].Before(last.end.Ended) || quiet.knownFor("failed "+last.lease.path()).Seconds() >= s.policy.SettleSeconds, nil
 }
 
 // closedError says that a worker's device is not to be used any more.

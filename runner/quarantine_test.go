@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"anynetx/telemetry"
 )
@@ -17,6 +18,9 @@ func TestJudge(t *testing.T) {
 	}
 	said := func(kind telemetry.Kind, xid int64, at float64) deviceRecord {
 		return deviceRecord{Kind: string(kind), XID: xid, Time: second(at)}
+	}
+	lost := func(run string, at float64) deviceRecord { // by the word of the back end
+		return deviceRecord{Device: "GPU-0", Kind: recordAttempt, RunID: run, Class: classDevice, Steps: 1, Time: second(at)}
 	}
 	done := deviceRecord{Kind: recordAttempt, RunID: "z", Steps: 100}
 	session, release := deviceRecord{Kind: recordSession}, deviceRecord{Kind: recordRelease}
@@ -46,6 +50,11 @@ func TestJudge(t *testing.T) {
 		{"an unknown XID", []deviceRecord{said(telemetry.XID, 999, 0)}, "", ""},
 		{"two within an hour", []deviceRecord{said(telemetry.XID, 999, 0), said(telemetry.Suspect, 0, 3000)}, deviceQuarantine, "2 times within 60 minutes"},
 		{"two within a day", []deviceRecord{said(telemetry.XID, 999, 0), said(telemetry.Suspect, 0, 20000)}, "", ""},
+		{"the back end lost it twice", []deviceRecord{lost("a", 0), said(telemetry.Heard, 0, 1), lost("b", 60), said(telemetry.Heard, 0, 61)}, deviceQuarantine, "class " + classDevice},
+		{"the driver has not been heard yet", []deviceRecord{lost("a", 0), said(telemetry.Heard, 0, 1), lost("b", 60), said(telemetry.Heard, 0, 59)}, "", ""},
+		{"nobody heard the driver", []deviceRecord{lost("a", 0), lost("b", 60), {Kind: recordSession, Time: second(90)}}, deviceQuarantine, "class " + classDevice},
+		{"programs were at fault", []deviceRecord{lost("a", 0), said(telemetry.XID, 31, 0), said(telemetry.Heard, 0, 1), said(telemetry.XID, 31, 59), lost("b", 60), said(telemetry.Heard, 0, 61)}, "", ""},
+		{"programs were at fault before", []deviceRecord{said(telemetry.XID, 31, 0), lost("a", 6), said(telemetry.Heard, 0, 7), said(telemetry.XID, 31, 50), lost("b", 60), said(telemetry.Heard, 0, 61)}, deviceQuarantine, "class " + classDevice},
 		{"others' memory", []deviceRecord{said(telemetry.ForeignMemory, 0, 0), said(telemetry.Answers, 0, 0)}, "", ""},
 		{"of another boot", []deviceRecord{{Kind: string(telemetry.XID), XID: 79, Boot: "before"}}, "", ""},
 		{"of this boot", []deviceRecord{{Kind: string(telemetry.XID), XID: 79, Boot: "now"}}, deviceQuarantine, "xid_fatal"},
@@ -57,6 +66,63 @@ func TestJudge(t *testing.T) {
 		if j.device != c.device || !strings.Contains(j.reason, c.says) {
 			t.Errorf("%s: %+v", c.name, j.verdict)
 		}
+	}
+}
+
+// After a failure on a GPU nobody takes the run before what the driver knew then is on record, or was not to be had for settle_s.
+func TestNothingIsDecidedBeforeTheDriverWasHeard(t *testing.T) {
+	store, err := openFake(t, faultStudy, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	me := identity()
+	me.Device = "GPU-0"
+	r := mustRuns(t, store)[0]
+	taken := func(quiet *silence) bool {
+		t.Helper()
+		l, _, err := store.take(r, me, quiet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l != nil
+	}
+	quiet := &silence{}
+	if !taken(quiet) {
+		t.Fatal("a new run is not to be had")
+	}
+	end := func(attempt int) time.Time {
+		t.Helper()
+		l := me
+		l.RunID, l.Attempt, l.dir = r.ID, attempt, store.workDir(r.ID)
+		row := l.row(r)
+		row.Outcome, row.FailureClass, row.Ended = outcomeFailed, classDevice, time.Now().UTC()
+		if err := store.endAttempt(&l, row); err != nil {
+			t.Fatal(err)
+		}
+		return row.Ended
+	}
+	ended := end(1)
+	for _, heard := range []time.Time{{}, ended.Add(-time.Millisecond)} {
+		if !heard.IsZero() {
+			if err := store.noteDevice(deviceRecord{Time: heard, Device: "GPU-0", Kind: recordHeard}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if taken(quiet) {
+			t.Fatalf("the run was taken although the driver was not heard since it failed (%v)", heard)
+		}
+	}
+	if err := store.noteDevice(deviceRecord{Time: ended, Device: "GPU-0", Kind: recordHeard}); err != nil {
+		t.Fatal(err)
+	}
+	if !taken(quiet) {
+		t.Error("the driver was heard, but the run is not to be had")
+	}
+	end(2)
+	l := lease{dir: store.workDir(r.ID), Attempt: 2}
+	long := &silence{seen: map[string]touched{"failed " + l.path(): {since: time.Now().Add(-time.Duration(store.policy.SettleSeconds * float64(time.Second)))}}}
+	if taken(quiet) || !taken(long) {
+		t.Error("where nobody hears the driver, settle_s is not what the next attempt waits for")
 	}
 }
 

@@ -37,6 +37,17 @@ func (c *coordinator) otherDevices(s *slot) bool {
 	return c.Join || slices.ContainsFunc(c.slots, func(o *slot) bool { return o.device != s.device && o.closed == "" })
 }
 
+// ask has the driver say what it knows of the GPU on which an attempt has just failed: until then nothing is decided about the run (settled).
+func (c *coordinator) ask(s *slot) {
+	switch key := s.deviceKey(c.me.Host); {
+	case !isGPU(key):
+	case c.AskDevice != nil:
+		c.AskDevice(key)
+	default: // it never says anything
+		c.deviceEvent(telemetry.Event{Time: time.Now(), Device: key, Kind: telemetry.Heard})
+	}
+}
+
 // deviceEvent takes what the driver said of a device.
 func (c *coordinator) deviceEvent(e telemetry.Event) {
 	event := happened(c.me, string(e.Kind), "%s", e.Text)
@@ -45,7 +56,11 @@ func (c *coordinator) deviceEvent(e telemetry.Event) {
 	if e.Kind == telemetry.XID {
 		event.XID, record.XID = ptr(e.XID), e.XID
 	}
-	if err := errors.Join(c.events.append(event), c.store.noteDevice(record)); err != nil {
+	err := c.store.noteDevice(record)
+	if e.Kind != telemetry.Heard {
+		err = errors.Join(err, c.events.append(event))
+	}
+	if err != nil {
 		c.stop(err)
 		return
 	}

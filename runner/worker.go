@@ -169,6 +169,10 @@ func (w *worker) stopping() bool {
 // error is one that the worker cannot go on after.
 func (w *worker) attempt(o offer, t Trainers, shared *atomic.Bool, trained func() *float64) error {
 	r, l := o.run, o.lease
+	if d := o.decision; d.Run != "" && o.earlier[len(o.earlier)-1].end.Outcome == outcomeFailed {
+		failed := &o.earlier[len(o.earlier)-1].lease
+		w.events.append(happened(w.me, "decision", "%s: %s: %s", r, d.Run, d.Reason).of(failed))
+	}
 	begin := time.Now()
 	beating := make(chan struct{})
 	var beat sync.WaitGroup
@@ -209,7 +213,7 @@ func (w *worker) attempt(o offer, t Trainers, shared *atomic.Bool, trained func(
 		err = e
 	}
 	if o.finish == nil && o.decision.Run != runFails { // it did use the device
-		if e := w.store.aftermath(r, l, row, w.events); err == nil {
+		if e := w.store.aftermath(r, l, row); err == nil {
 			err = e
 		}
 	}

@@ -15,6 +15,7 @@ const (
 	Suspect       Kind = "suspect"        // a call to the driver has not returned
 	Answers       Kind = "answers"        // ... and now it has
 	ForeignMemory Kind = "foreign_memory" // processes of others use memory of the device
+	Heard         Kind = "heard"          // what the driver knew of the device at this event's time has been said: the answer to Monitor.Ask
 )
 
 // Event is something that happened to a device.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,6 +30,15 @@ type Monitor struct {
 	callers []*caller
 	states  map[string]*State
 	means   map[string]*mean
+	open    []*question
+	deaf    bool // nobody waits for reports
+}
+
+// question is what Ask waits for: that the driver was asked for reports after it, and for a sample of the device.
+type question struct {
+	device            string
+	asked             time.Time
+	reported, sampled bool
 }
 
 // State is what is known of a device.
@@ -76,6 +86,44 @@ func (n *NVML) Watch(devices []Device, o Options) *Monitor {
 // Events are what happens to the devices. Nobody who watches them waits for a reader: what does not fit is dropped, oldest first.
 func (m *Monitor) Events() <-chan Event { return m.events }
 
+// Ask has an event of kind Heard follow when all that the driver knows of a device by now is among the events. A driver that does not answer
+// leaves the question open.
+func (m *Monitor) Ask(device string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.states[device]
+	m.open = append(m.open, &question{device: device, asked: time.Now(), reported: m.deaf, sampled: s == nil || s.Lost})
+	m.answer()
+}
+
+// questions are those that are open now. A caller may answer them by a call to the driver that begins after this.
+func (m *Monitor) questions() []*question {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.open)
+}
+
+// answer emits what has been answered; the caller holds mu.
+func (m *Monitor) answer() {
+	m.open = slices.DeleteFunc(m.open, func(q *question) bool {
+		if q.reported && q.sampled {
+			m.emit(Event{Time: q.asked, Device: q.device, Kind: Heard})
+			return true
+		}
+		return false
+	})
+}
+
+// reported says that the driver had nothing more to report when these questions were open.
+func (m *Monitor) reported(list []*question) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, q := range list {
+		q.reported = true
+	}
+	m.answer()
+}
+
 // States are what is known of the devices.
 func (m *Monitor) States() map[string]State {
 	m.mu.Lock()
@@ -117,7 +165,9 @@ func (m *Monitor) closed() bool {
 
 // emit sends an event; the caller holds mu.
 func (m *Monitor) emit(e Event) {
-	e.Time = time.Now()
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
 	for {
 		select {
 		case m.events <- e:
@@ -192,12 +242,17 @@ func (m *Monitor) sample(d Device, c *caller) {
 	var set nvml.EventSet
 	for {
 		set = m.register(r, set)
+		open := m.questions()
 		s, lost := r.sample()
 		m.mu.Lock()
+		for _, q := range open {
+			q.sampled = q.sampled || q.device == d.UUID
+		}
 		state := m.states[d.UUID]
 		if lost {
 			state.Lost = true
 			m.emit(Event{Device: d.UUID, Kind: Lost, Text: "the driver has lost the device; it needs a reset or a reboot"})
+			m.answer()
 			m.mu.Unlock()
 			return
 		}
@@ -210,6 +265,7 @@ func (m *Monitor) sample(d Device, c *caller) {
 			}
 			before = s.ECCErrors
 		}
+		m.answer()
 		m.mu.Unlock()
 		select {
 		case <-m.done:
@@ -235,16 +291,29 @@ func energyBetween(before, now *Sample) float64 {
 // freed, since a call that hangs may still hold one.
 func (m *Monitor) listen(devices []Device, c *caller) {
 	defer m.ended(c)
+	defer func() {
+		m.mu.Lock()
+		m.deaf = true
+		open := slices.Clone(m.open)
+		m.mu.Unlock()
+		m.reported(open)
+	}()
 	calling := m.calling(c)
 	for m.set != nil && !m.closed() { // nobody else writes it
 		set := m.set
 		for r := nvml.Return(nvml.ERROR_TIMEOUT); (r == nvml.SUCCESS || r == nvml.ERROR_TIMEOUT) && !m.closed(); {
 			var e nvml.EventData
+			open, patience := m.questions(), min(m.o.Deadline/2, 500*time.Millisecond)
+			if len(open) > 0 {
+				patience /= 10
+			}
 			calling("nvmlEventSetWait")
-			e, r = set.Wait(uint32(min(m.o.Deadline/2, 500*time.Millisecond) / time.Millisecond))
+			e, r = set.Wait(uint32(patience / time.Millisecond))
 			calling("")
 			if r == nvml.SUCCESS {
 				m.report(devices, e)
+			} else {
+				m.reported(open)
 			}
 		}
 		select {

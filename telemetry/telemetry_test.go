@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,8 +46,8 @@ func open(t *testing.T) (*NVML, *nvmltest.Driver, []Device) {
 	return n, driver, devices
 }
 
-// quick is fast enough for tests, and slow enough for a machine that is busy.
-var quick = Options{Interval: 20 * time.Millisecond, Deadline: time.Second}
+// quick samples often, and takes no call of a busy machine for one that hangs.
+var quick = Options{Interval: 20 * time.Millisecond, Deadline: 20 * time.Second}
 
 // until waits for something that must come.
 func until(t *testing.T, what string, f func() bool) {
@@ -200,7 +201,7 @@ func TestACallThatDoesNotReturn(t *testing.T) {
 		return
 	}
 	n, driver, devices := open(t)
-	m := n.Watch(devices, quick)
+	m := n.Watch(devices, Options{Interval: 20 * time.Millisecond, Deadline: 3 * time.Second})
 	driver.Set(4, "hang", 1)
 	if e := next(t, m); e.Kind != Suspect || e.Device != nvmltest.UUID(4) || !strings.Contains(e.Text, "nvmlDevice") {
 		t.Errorf("%+v", e)
@@ -228,6 +229,46 @@ func TestACallThatDoesNotReturn(t *testing.T) {
 	n.Close()
 	if d := time.Since(begin); d > 20*time.Second || n.Stuck() != 1 {
 		t.Errorf("closed after %v with %d calls stuck", d, n.Stuck())
+	}
+}
+
+// What the driver knew when it was asked comes before the answer, of an old driver, a lost device and one that nobody watches too.
+func TestAsk(t *testing.T)            { testAsk(t, "new") }
+func TestAskAnOldDriver(t *testing.T) { testAsk(t, "old") }
+
+func testAsk(t *testing.T, library string) {
+	if alone(t, nvmltest.Library(t, library)) {
+		return
+	}
+	n, driver, devices := open(t)
+	defer n.Close()
+	m := n.Watch(devices, quick)
+	defer m.Close()
+	for i := range 20 {
+		driver.XID(2, int64(100+i))
+		begin := time.Now()
+		m.Ask(devices[2].UUID)
+		if e := next(t, m); e.Kind != XID || e.XID != int64(100+i) {
+			t.Errorf("question %d: before the answer came %+v", i, e)
+		}
+		if e := next(t, m); e.Kind != Heard || e.Device != devices[2].UUID || e.Time.Before(begin) || e.Time.After(time.Now()) {
+			t.Errorf("question %d: %+v", i, e)
+		}
+	}
+	driver.Set(3, "lost", 1)
+	for range 2 {
+		m.Ask(devices[3].UUID)
+	}
+	var got []Kind
+	for range 3 {
+		got = append(got, next(t, m).Kind)
+	}
+	if !slices.Equal(got, []Kind{Lost, Heard, Heard}) {
+		t.Errorf("of a lost device: %v", got)
+	}
+	m.Ask("GPU-of-others")
+	if e := next(t, m); e.Kind != Heard {
+		t.Errorf("%+v", e)
 	}
 }
 
