@@ -31,10 +31,11 @@ tasks:
   - {name: longer, dataset: one, classes: 6, epochs: 3, start: {continue: first}}
 `
 
-// whole reads every *.parquet that can be seen until it is told to stop: none may be without its footer at any moment.
-func whole(t *testing.T, dir string) (stop func()) {
+// torn reads every *.parquet that can be seen until it is told to stop, and says which were without their footer at some moment: none may be.
+func torn(dir string) (stop func() []error) {
 	done := make(chan struct{})
 	var reader sync.WaitGroup
+	var seen []error
 	reader.Go(func() {
 		for last := false; ; {
 			for _, table := range []string{"runs", "epochs", "attempts", "events"} {
@@ -43,7 +44,7 @@ func whole(t *testing.T, dir string) (stop func()) {
 						return nil
 					}
 					if _, err := results.Metadata(path, table); err != nil && !errors.Is(err, fs.ErrNotExist) {
-						t.Error(err)
+						seen = append(seen, err)
 					}
 					return nil
 				})
@@ -58,7 +59,31 @@ func whole(t *testing.T, dir string) (stop func()) {
 			}
 		}
 	})
-	return func() { close(done); reader.Wait() }
+	return func() []error { close(done); reader.Wait(); return seen }
+}
+
+// The control: a file without its footer is seen.
+func TestTornFilesAreSeen(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := openFake(t, diskStudy, dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := workFake(t.Context(), dir, fakeBehaviour{}); err != nil {
+		t.Fatal(err)
+	}
+	if seen := torn(dir)(); len(seen) != 0 {
+		t.Error(seen)
+	}
+	paths, err := filepath.Glob(filepath.Join(dir, "runs", "*", "*.parquet"))
+	if err != nil || len(paths) == 0 {
+		t.Fatal(paths, err)
+	}
+	if err := os.Truncate(paths[0], 100); err != nil {
+		t.Fatal(err)
+	}
+	if seen := torn(dir)(); len(seen) == 0 || !strings.Contains(seen[0].Error(), paths[0]) {
+		t.Errorf("a file without footer is not seen: %v", seen)
+	}
 }
 
 // refusedByDisk checks what a worker says whose disk fails.
@@ -109,7 +134,7 @@ func TestDiskFullAtEachWrite(t *testing.T) {
 				limit = fmt.Sprintf("nr_inodes=%d", int64(st.Files-st.Ffree)+int64(free))
 			}
 			remount(t, disk, limit)
-			stop := whole(t, dir)
+			stop := torn(dir)
 			// A process of its own: what it cannot say of its end any more, its death says.
 			worker := exec.Command(os.Args[0], "worker", "--study", dir)
 			worker.Env = append(os.Environ(), roleVariable+"=worker", behaviour(fakeBehaviour{}))
@@ -127,7 +152,9 @@ func TestDiskFullAtEachWrite(t *testing.T) {
 			if err := workFake(t.Context(), dir, fakeBehaviour{}); err != nil {
 				t.Errorf("%s, %d left: with space again: %v", lack, free, err)
 			}
-			stop()
+			if seen := stop(); len(seen) > 0 {
+				t.Errorf("%s, %d left: %v", lack, free, seen)
+			}
 			sameBytes(t, want, dir)
 			if err := os.RemoveAll(dir); err != nil {
 				t.Fatal(err)

@@ -197,39 +197,8 @@ func TestALostDeviceStopsAllLanes(t *testing.T) {
 
 // Trainers that take more than they plan: of all runs that need the same memory one runs out of it, the others are not put beside anything.
 func TestOneRunOfAKindRunsOutOfMemory(t *testing.T) {
-	dir := t.TempDir()
-	store, err := openFake(t, faultStudy, dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const capacity, planned, real = 100, 30, 45
-	var mu sync.Mutex
-	open := map[string]bool{}
-	workOn(t, dir, Orders{Models: 3, MemoryBytes: capacity, Exclusive: true}, func(p *Plan) gaugedTrainers {
-		f := fakeTrainers{seed: p.Seed, step: time.Millisecond, fail: func(r *PlannedRun, at engine.Position) error {
-			mu.Lock()
-			defer mu.Unlock()
-			if !open[r.ID] && (len(open)+1)*real > capacity { // memory is taken at the start
-				return &bindings.Error{Status: bindings.OutOfMemory, Text: "no room"}
-			}
-			if open[r.ID] = true; at.Epoch == r.Task.Epochs-1 && at.Step == at.StepsPerEpoch-1 {
-				delete(open, r.ID)
-			}
-			return nil
-		}}
-		return gaugedTrainers{fakeTrainers: f, need: func(*PlannedRun) int64 { return planned }}
-	})
-	tidy(t, dir, faultRuns)
-	byID := map[string]*PlannedRun{}
-	for _, r := range mustRuns(t, store) {
-		byID[r.ID] = r
-	}
-	ranOut := map[string]int{}
-	for _, a := range readAll[attemptRow](t, dir, "attempts") {
-		if a.Outcome == outcomeFailed && byID[a.RunID] != nil {
-			ranOut[byID[a.RunID].footprintKey()]++
-		}
-	}
+	const planned = 30
+	store, ranOut := outOfMemory(t, planned, 45)
 	if len(ranOut) == 0 {
 		t.Error("nothing ran out of memory")
 	}
@@ -238,13 +207,53 @@ func TestOneRunOfAKindRunsOutOfMemory(t *testing.T) {
 			t.Errorf("%d runs of one kind ran out of memory (%s)", n, kind)
 		}
 	}
-	r := byID[readAll[attemptRow](t, dir, "attempts")[0].RunID]
-	for _, a := range readAll[attemptRow](t, dir, "attempts") {
-		if a.FailureClass == classMemory {
-			r = byID[a.RunID]
+	for _, r := range mustRuns(t, store) {
+		want := map[bool]int64{false: planned, true: 39}[ranOut[r.footprintKey()] > 0]
+		if n, err := store.footprint(r, planned); err != nil || n != want {
+			t.Errorf("a run whose kind ran out of memory %d times is given %d bytes, want %d (%v)", ranOut[r.footprintKey()], n, want, err)
 		}
 	}
-	if n, err := store.footprint(r, planned); err != nil || n != 39 {
-		t.Errorf("a run of that kind is given %d bytes, want 39 (%v)", n, err)
+	// The control: where they take what they plan, none does.
+	if _, ranOut := outOfMemory(t, planned, planned); len(ranOut) != 0 {
+		t.Errorf("what fits runs out of memory: %v", ranOut)
 	}
+}
+
+// outOfMemory carries a study out on a device of 100 bytes, three at a time, and counts the runs that ran out of memory by their kind.
+func outOfMemory(t *testing.T, planned, takes int) (*Store, map[string]int) {
+	t.Helper()
+	dir := t.TempDir()
+	store, err := openFake(t, faultStudy, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const capacity = 100
+	var mu sync.Mutex
+	open := map[string]bool{}
+	workOn(t, dir, Orders{Models: 3, MemoryBytes: capacity, Exclusive: true}, func(p *Plan) gaugedTrainers {
+		f := fakeTrainers{seed: p.Seed, step: time.Millisecond, fail: func(r *PlannedRun, at engine.Position) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if !open[r.ID] && (len(open)+1)*takes > capacity { // memory is taken at the start
+				return &bindings.Error{Status: bindings.OutOfMemory, Text: "no room"}
+			}
+			if open[r.ID] = true; at.Epoch == r.Task.Epochs-1 && at.Step == at.StepsPerEpoch-1 {
+				delete(open, r.ID)
+			}
+			return nil
+		}}
+		return gaugedTrainers{fakeTrainers: f, need: func(*PlannedRun) int64 { return int64(planned) }}
+	})
+	tidy(t, dir, faultRuns)
+	ranOut := map[string]int{}
+	byID := map[string]*PlannedRun{}
+	for _, r := range mustRuns(t, store) {
+		byID[r.ID] = r
+	}
+	for _, a := range readAll[attemptRow](t, dir, "attempts") {
+		if a.Outcome == outcomeFailed && byID[a.RunID] != nil {
+			ranOut[byID[a.RunID].footprintKey()]++
+		}
+	}
+	return store, ranOut
 }

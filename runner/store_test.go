@@ -300,7 +300,7 @@ func TestCheckpointCutAtEveryByte(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for n := range data {
+	for n := range len(data) + 1 {
 		opened, err := fakeTrainers{seed: store.Plan.Seed}.Open(r)
 		if err != nil {
 			t.Fatal(err)
@@ -310,8 +310,8 @@ func TestCheckpointCutAtEveryByte(t *testing.T) {
 		}
 		w := &worker{store: store, me: identity(), trainers: fakeTrainers{}, where: fakeTrainers{}.Provenance()}
 		g := &training{w: w, r: r, l: &lease{dir: store.workDir(r.ID), Attempt: 1}, t: opened}
-		if err := g.read(newest); err == nil {
-			t.Fatalf("%d of %d bytes of a checkpoint were taken for whole", n, len(data))
+		if err := g.read(newest); (err == nil) != (n == len(data)) { // the control: the whole one is taken
+			t.Fatalf("%d of %d bytes of a checkpoint: %v", n, len(data), err)
 		}
 	}
 }
