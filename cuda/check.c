@@ -364,11 +364,10 @@ static uint64_t memory_of(const anx_tensor *t) {
   return (uint64_t)t->n * (uint64_t)t->h * (uint64_t)t->w * stride_of(t) * element_bytes[t->dtype];
 }
 
-static int overlap(const check *k, int32_t a, int32_t b) {
-  const anx_tensor *x = &k->tensors[a], *y = &k->tensors[b];
-  if (x->buffer != y->buffer) return 0;
-  return x->offset < y->offset + memory_of(y) && y->offset < x->offset + memory_of(x);
+int anx_cuda_overlap(const anx_tensor *x, const anx_tensor *y) {
+  return x->buffer == y->buffer && x->offset < y->offset + memory_of(y) && y->offset < x->offset + memory_of(x);
 }
+static int overlap(const check *k, int32_t a, int32_t b) { return anx_cuda_overlap(&k->tensors[a], &k->tensors[b]); }
 
 /* No output may lie on an input or another output, but for the running statistics, which check_bn_fwd_coef has seen. */
 static void check_overlaps(check *k) {

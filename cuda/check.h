@@ -12,6 +12,9 @@ extern "C" {
 /* Channels of an activation in memory: rounded up to 8, so that every pixel starts on 16 bytes; the rest are zeros. */
 static inline uint64_t anx_cuda_padded(int32_t channels) { return ((uint64_t)channels + 7) / 8 * 8; }
 
+/* Do they share memory? */
+int anx_cuda_overlap(const anx_tensor *, const anx_tensor *);
+
 /* error.cpp: both keep the text in the context and return status. */
 anx_status anx_cuda_fail(anx_context *, anx_status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 anx_status anx_cuda_fail_op(anx_context *, anx_status, int32_t number, const anx_op *, const char *format, ...)

@@ -12,6 +12,8 @@ class Emitter {
 public:
   anx_context *context;
   const anx_tensor *tensors;
+  const anx_op *ops;
+  int count;                       // of ops
   anx_buffer *const *buffers;      // NULL: measuring
   std::vector<Launch> *launches;
   char *base;                      // of an op's workspace
@@ -22,7 +24,7 @@ public:
   const anx_op *op = nullptr;
   int number = 0;
 
-  anx_status emit(const anx_op *, int number);
+  anx_status emit(int number);
 
   // The memory of a tensor; NULL where it is absent or nothing is bound.
   template <class T> T *in(int i) const { return static_cast<T *>(address(op->in[i])); }
@@ -50,6 +52,9 @@ public:
   // Output `i` of the op, sums double [2][c], comes from partial float [rows][quantities][c], quantities 0 and `second`. The next op adds
   // them up if it is the batch norm that reads them, else a launch of their own: until then their workspace stays taken.
   void sums_from(int i, const float *partial, int rows, int quantities, int second, int c);
+  // The gradients of the op's filters (and biases: `values` in all) come from partial float [rows][values]. They are added up together with
+  // those of other ops, before an op that touches one of them: until then all of the op's workspace stays taken.
+  void filters_from(const float *partial, int rows, int64_t filters, int64_t values);
   void finish(); // of the program: what is still waiting
 
 private:
@@ -57,6 +62,11 @@ private:
   std::vector<Waiting> waiting;
   anx::Partials take(int32_t tensor, int c); // of the waiting ones, or the sums as they lie there
   void flush();
+  struct WaitingFilters { int number; anx::FilterPartials partials; };
+  std::vector<WaitingFilters> waiting_filters;
+  uint64_t held = 0; // bytes of the workspace that they lie in
+  bool touches_waiting_filters() const;
+  void flush_filters();
 
   void *address(int32_t id) const { return id < 0 || !buffers ? nullptr : buffers[tensors[id].buffer]->data + tensors[id].offset; }
 };

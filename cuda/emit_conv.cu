@@ -164,8 +164,7 @@ template <class T> void Emitter::filter_gradient(const ConvShape &s) {
       launch("conv_grouped_filter_gradient", conv_grouped_filter_gradient<T>, dim3(columns, ranges), grouped_threads, shared, GroupedFilter<T>{a, tile, passes});
   });
   if (family == Family::direct) launch("conv_direct_filter_gradient", conv_direct_filter_gradient<T>, dim3(columns, ranges), 256, 0, a);
-  if (!single) launch("reduce_filters", reduce_filters<void>, dim3(ceil_divide(values, reduce_columns)), 256, sizeof(ReduceShared),
-         ReduceFilters{a.partial, ranges, filters, values, out<float>(1), out<float>(2)});
+  if (!single) filters_from(a.partial, ranges, filters, values);
 }
 
 // Both gradients of a grouped convolution in one launch; false where it does not fit.
@@ -185,8 +184,7 @@ template <class T> bool Emitter::fused_gradients(const ConvShape &s) {
     float *partial = rows == 1 ? out<float>(1) : scratch<float>(uint64_t(rows) * uint64_t(filters)); // a single partial is the gradient
     launch("conv_grouped_gradients", conv_grouped<ConvInputGradient<T>, true>, dim3(columns, rows), grouped_threads, shared, Grouped<ConvInputGradient<T>>{a, tile, partial});
     if (op->out[3] >= 0) sums_from(3, a.partial, rows, 2, 1, s.c);
-    if (rows > 1) launch("reduce_filters", reduce_filters<void>, dim3(ceil_divide(filters, reduce_columns)), 256, sizeof(ReduceShared),
-           ReduceFilters{partial, rows, filters, filters, out<float>(1), nullptr});
+    if (rows > 1) filters_from(partial, rows, filters, filters);
     return true;
   }
   return false;

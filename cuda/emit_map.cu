@@ -45,7 +45,46 @@ void Emitter::flush() {
   waiting.clear();
 }
 
-void Emitter::finish() { flush(); }
+void Emitter::filters_from(const float *partial, int rows, int64_t filters, int64_t values) {
+  waiting_filters.push_back({number, FilterPartials{partial, rows, 0, filters, values, out<float>(1), out<float>(2)}});
+  held = used;
+}
+
+bool Emitter::touches_waiting_filters() const {
+  const auto touches = [&](const int32_t *ids, int count) {
+    for (int i = 0; i < count; i++)
+      for (const WaitingFilters &w : waiting_filters)
+        for (int32_t gradient : {ops[w.number].out[1], ops[w.number].out[2]})
+          if (ids[i] >= 0 && gradient >= 0 && anx_cuda_overlap(&tensors[ids[i]], &tensors[gradient])) return true;
+    return false;
+  };
+  return touches(op->in, ANX_MAX_IN) || touches(op->out, ANX_MAX_OUT);
+}
+
+void Emitter::flush_filters() {
+  held = 0;
+  if (waiting_filters.empty()) return;
+  const int at = number;
+  number = waiting_filters.back().number;
+  for (size_t from = 0; from < waiting_filters.size(); from += filters_per_launch) {
+    ReduceFilters a = {};
+    int blocks = 0;
+    for (size_t i = from; i < waiting_filters.size() && a.count < filters_per_launch; i++) {
+      FilterPartials p = waiting_filters[i].partials;
+      p.first = blocks;
+      blocks += ceil_divide(p.values, reduce_columns);
+      a.of[a.count++] = p;
+    }
+    launch("reduce_filters", reduce_filters<void>, dim3(blocks), 256, sizeof(ReduceShared), a);
+  }
+  number = at;
+  waiting_filters.clear();
+}
+
+void Emitter::finish() {
+  flush();
+  flush_filters();
+}
 
 template <class T> anx_status Emitter::map() {
   const anx_op *o = op;
@@ -140,12 +179,15 @@ template <class T> static anx_status emit_typed(Emitter &e) {
   }
 }
 
-anx_status Emitter::emit(const anx_op *o, int i) {
-  op = o;
+constexpr uint64_t held_most = 64 << 20; // workspace that filter gradients may wait in
+
+anx_status Emitter::emit(int i) {
+  const anx_op *o = op = &ops[i];
   number = i;
   const bool norm = o->kind == ANX_BN_FWD_COEF || o->kind == ANX_BN_BWD_COEF;
   if (!norm) flush(); // a batch norm first takes its own
-  used = 0;
+  if (touches_waiting_filters() || (!norm && held > held_most)) flush_filters();
+  used = held;
   switch (o->dtype) {
     case ANX_F32: return emit_typed<float>(*this);
     case ANX_F16: return emit_typed<__half>(*this);

@@ -18,13 +18,15 @@ static anx_status walk(anx_context *c, const anx_program_desc *d, const anx_tens
   Emitter e;
   e.context = c;
   e.tensors = tensors;
+  e.ops = ops;
+  e.count = d->ops;
   e.buffers = buffers;
   e.launches = launches;
   e.slots = reinterpret_cast<double *>(workspace);
   e.fault = workspace ? reinterpret_cast<int *>(workspace + slot_bytes(d)) : nullptr;
   e.base = workspace ? workspace + slot_bytes(d) + fault_bytes : nullptr;
   for (int32_t i = 0; i < d->ops; i++) {
-    const anx_status status = e.emit(&ops[i], i);
+    const anx_status status = e.emit(i);
     if (status != ANX_OK) return status;
   }
   e.finish();

@@ -35,19 +35,28 @@ __device__ __forceinline__ double column_sum(ReduceShared &shared, const float *
   return total;
 }
 
-struct ReduceFilters {
+// The gradients of one convolution's filters and, behind them in a row of partial, of its biases.
+struct FilterPartials {
   const float *partial;
-  int rows;
-  int64_t filters, values; // values: filters and, behind them, biases
+  int rows, first; // first: of the launch's blocks
+  int64_t filters, values;
   float *filter, *bias;
+};
+constexpr int filters_per_launch = 64; // 4 KB of arguments are all that every driver takes
+struct ReduceFilters {
+  int count;
+  FilterPartials of[filters_per_launch];
 };
 template <class Unused> __global__ void __launch_bounds__(256) reduce_filters(ReduceFilters a) {
   ANX_SHARED(ReduceShared, shared);
-  const int64_t value = int64_t(blockIdx.x) * reduce_columns + threadIdx.x % reduce_columns;
-  const double sum = column_sum(shared, a.partial, a.rows, a.values, value, value < a.values);
-  if (threadIdx.x >= reduce_columns || value >= a.values) return;
-  if (value < a.filters) a.filter[value] = float(sum);
-  else a.bias[value - a.filters] = float(sum);
+  int i = 0;
+  while (i + 1 < a.count && int(blockIdx.x) >= a.of[i + 1].first) i++;
+  const FilterPartials &p = a.of[i];
+  const int64_t value = int64_t(int(blockIdx.x) - p.first) * reduce_columns + threadIdx.x % reduce_columns;
+  const double sum = column_sum(shared, p.partial, p.rows, p.values, value, value < p.values);
+  if (threadIdx.x >= reduce_columns || value >= p.values) return;
+  if (value < p.filters) p.filter[value] = float(sum);
+  else p.bias[value - p.filters] = float(sum);
 }
 
 // Partials [rows][quantities][c], of which quantity 0 and `second` are wanted: sums double [2][c].
