@@ -25,10 +25,14 @@ public:
   int number = 0;
 
   anx_status emit(int number);
+  // The op behind the convolution in turn where it is the ANX_JOIN_BWD that alone reads its dX, so that one launch can make both, else NULL:
+  // dX is transient, and the plan keeps what the join writes away from what the convolution reads.
+  const anx_op *block_end() const;
 
   // The memory of a tensor; NULL where it is absent or nothing is bound.
-  template <class T> T *in(int i) const { return static_cast<T *>(address(op->in[i])); }
-  template <class T> T *out(int i) const { return static_cast<T *>(address(op->out[i])); }
+  template <class T> T *at(int32_t id) const { return static_cast<T *>(address(id)); }
+  template <class T> T *in(int i) const { return at<T>(op->in[i]); }
+  template <class T> T *out(int i) const { return at<T>(op->out[i]); }
   template <class T> T *scratch(uint64_t count) {
     const uint64_t at = used;
     used += (count * sizeof(T) + 255) / 256 * 256;
@@ -45,13 +49,18 @@ public:
   template <class T> anx_status conv_forward();
   template <class T> anx_status conv_backward();
   template <class T> bool fused_gradients(const anx::ConvShape &);
-  template <class T> void input_gradient(const anx::ConvShape &);
+  template <class T> bool pointwise_gradients(const anx::ConvShape &, const anx_op *end);
+  template <class T> void input_gradient(const anx::ConvShape &, const anx_op *end);
   template <class T> void filter_gradient(const anx::ConvShape &);
   template <class T> anx_status map();
   void small(); // coefficients, SGD, loss scale
-  // Output `i` of the op, sums double [2][c], comes from partial float [rows][quantities][c], quantities 0 and `second`. The next op adds
+  // Output `i` of an op, sums double [2][c], comes from partial float [rows][quantities][c], quantities 0 and `second`. The next op adds
   // them up if it is the batch norm that reads them, else a launch of their own: until then their workspace stays taken.
-  void sums_from(int i, const float *partial, int rows, int quantities, int second, int c);
+  void sums_from(const anx_op *, int i, const float *partial, int rows, int quantities, int second, int c);
+  void block_sums_from(const anx_op *end, const float *partial, int rows, int c) { // of an ANX_JOIN_BWD, partial [rows][3][c]
+    sums_from(end, 1, partial, rows, 3, 1, c);
+    sums_from(end, 2, partial, rows, 3, 2, c);
+  }
   // The gradients of the op's filters (and biases: `values` in all) come from partial float [rows][values]. They are added up together with
   // those of other ops, before an op that touches one of them: until then all of the op's workspace stays taken.
   void filters_from(const float *partial, int rows, int64_t filters, int64_t values);
@@ -67,6 +76,9 @@ private:
   uint64_t held = 0; // bytes of the workspace that they lie in
   bool touches_waiting_filters() const;
   void flush_filters();
+
+  int done = -1; // the op that was emitted with the one before it
+  bool any_overlap(const int32_t *a, int as, const int32_t *b, int bs) const; // of tensors, -1: absent
 
   void *address(int32_t id) const { return id < 0 || !buffers ? nullptr : buffers[tensors[id].buffer]->data + tensors[id].offset; }
 };

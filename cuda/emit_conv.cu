@@ -2,7 +2,7 @@
 #include <algorithm>
 #include "conv_direct.cuh"
 #include "conv_grouped_filter.cuh"
-#include "conv_pointwise.cuh"
+#include "conv_pointwise_gradients.cuh"
 #include "emit.h"
 
 namespace anx_cuda {
@@ -110,15 +110,27 @@ template <class T> anx_status Emitter::conv_forward() {
   ConvForward<T> a{s, {in<T>(0), in<float>(1), in<float>(2)}, in<float>(3), in<float>(4), out<T>(0), nullptr};
   if (op->out[1] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.k);
   with_instructions<T>(context, [&](auto isa) {
-    if (family == Family::pointwise) launch("conv_pointwise_forward", conv_pointwise<decltype(isa), ConvForward<T>>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<T>), a);
+    if (family == Family::pointwise) launch("conv_pointwise_forward", conv_pointwise<decltype(isa), ConvForward<T>>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<ConvForward<T>>), a);
     if (family == Family::grouped) launch("conv_grouped_forward", conv_grouped<ConvForward<T>, false>, dim3(columns, rows), grouped_threads, shared, Grouped<ConvForward<T>>{a, tile, nullptr});
   });
   if (family == Family::direct) launch("conv_direct_forward", conv_direct_forward<T>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), a);
-  if (op->out[1] >= 0) sums_from(1, a.partial, rows, 2, 1, s.k);
+  sums_from(op, 1, a.partial, rows, 2, 1, s.k);
   return ANX_OK;
 }
 
-template <class T> void Emitter::input_gradient(const ConvShape &s) {
+template <class T> static ConvInputGradient<T> input_gradient_of(const Emitter &e, const ConvShape &s) {
+  return {s, {e.in<T>(0), e.in<T>(1), e.in<float>(2), e.in<float>(3), e.in<float>(4)}, {e.in<T>(5), e.in<float>(6), e.in<float>(7)}, e.in<float>(9), e.in<float>(8),
+          e.in<T>(10), e.out<T>(0), nullptr};
+}
+
+template <class T> static ConvBlockGradient<T> block_gradient_of(const Emitter &e, const ConvShape &s, const anx_op *end) {
+  ConvBlockGradient<T> a{input_gradient_of<T>(e, s), e.at<T>(end->in[2]), e.at<T>(end->in[4]), e.at<float>(end->in[5])};
+  a.mean = e.at<float>(end->in[3]), a.dx = e.at<T>(end->out[0]);
+  return a;
+}
+
+// `end`: of the block before, made in the same launch (ConvBlockGradient), or NULL.
+template <class T> void Emitter::input_gradient(const ConvShape &s, const anx_op *end) {
   GroupedTile tile;
   size_t shared;
   const Family family = family_of<T>(*this, s, true, false, false, &tile, &shared);
@@ -126,17 +138,25 @@ template <class T> void Emitter::input_gradient(const ConvShape &s) {
   const int64_t pixels = int64_t(s.n) * s.h * s.w;
   const int rows = family == Family::direct ? blocks(pixels, columns)
                    : tile_blocks(context, family == Family::grouped ? int64_t(tile.across) * tile.down * tile.along : ceil_divide(pixels, pointwise_rows), columns);
-  ConvInputGradient<T> a{s, {in<T>(0), in<T>(1), in<float>(2), in<float>(3), in<float>(4)}, {in<T>(5), in<float>(6), in<float>(7)}, in<float>(9),
-                         in<float>(8), in<T>(10), out<T>(0), nullptr};
+  if (end) {
+    with_instructions<T>(context, [&](auto isa) {
+      ConvBlockGradient<T> a = block_gradient_of<T>(*this, s, end);
+      a.partial = scratch<float>(uint64_t(rows) * 3 * s.c);
+      launch("conv_pointwise_block_gradient", conv_pointwise<decltype(isa), ConvBlockGradient<T>>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<ConvBlockGradient<T>>), a);
+      block_sums_from(end, a.partial, rows, s.c);
+    });
+    return;
+  }
+  ConvInputGradient<T> a = input_gradient_of<T>(*this, s);
   if (op->out[3] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.c);
   with_instructions<T>(context, [&](auto isa) {
     if (family == Family::pointwise)
-      launch("conv_pointwise_input_gradient", conv_pointwise<decltype(isa), ConvInputGradient<T>>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<T>), a);
+      launch("conv_pointwise_input_gradient", conv_pointwise<decltype(isa), ConvInputGradient<T>>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<ConvInputGradient<T>>), a);
     if (family == Family::grouped)
       launch("conv_grouped_input_gradient", conv_grouped<ConvInputGradient<T>, false>, dim3(columns, rows), grouped_threads, shared, Grouped<ConvInputGradient<T>>{a, tile, nullptr});
   });
   if (family == Family::direct) launch("conv_direct_input_gradient", conv_direct_input_gradient<T>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), a);
-  if (op->out[3] >= 0) sums_from(3, a.partial, rows, 2, 1, s.c);
+  sums_from(op, 3, a.partial, rows, 2, 1, s.c);
 }
 
 template <class T> void Emitter::filter_gradient(const ConvShape &s) {
@@ -178,13 +198,67 @@ template <class T> bool Emitter::fused_gradients(const ConvShape &s) {
     // Two blocks a multiprocessor: every block leaves a whole filter gradient behind.
     const int columns = slabs(s.c), rows = int(std::min<int64_t>(std::max(1, context->info.units * 2 / columns), int64_t(tile.across) * tile.down * tile.along));
     const int64_t filters = int64_t(s.k) * s.r * s.r * s.g;
-    ConvInputGradient<T> a{s, {in<T>(0), in<T>(1), in<float>(2), in<float>(3), in<float>(4)}, {in<T>(5), in<float>(6), in<float>(7)}, in<float>(9),
-                           in<float>(8), in<T>(10), out<T>(0), nullptr};
+    ConvInputGradient<T> a = input_gradient_of<T>(*this, s);
     if (op->out[3] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.c);
     float *partial = rows == 1 ? out<float>(1) : scratch<float>(uint64_t(rows) * uint64_t(filters)); // a single partial is the gradient
     launch("conv_grouped_gradients", conv_grouped<ConvInputGradient<T>, true>, dim3(columns, rows), grouped_threads, shared, Grouped<ConvInputGradient<T>>{a, tile, partial});
-    if (op->out[3] >= 0) sums_from(3, a.partial, rows, 2, 1, s.c);
+    sums_from(op, 3, a.partial, rows, 2, 1, s.c);
     if (rows > 1) filters_from(partial, rows, filters, filters);
+    return true;
+  }
+  return false;
+}
+
+// The tile of conv_pointwise_gradients: the most pixels of which every warp makes one part, in the fewest warps that hold the filter
+// gradient. 8 warps leave room for a second block.
+static bool plan_gradients(const anx_context *c, const ConvShape &s, int quantities, PointwiseGradientsPlan *plan) {
+  PointwiseGradientsPlan &p = *plan;
+  p.pixels = s.n * s.h * s.w;
+  p.ks = padded(s.k), p.cs = padded(s.c), p.k16 = (s.k + 15) / 16 * 16, p.c16 = (s.c + 15) / 16 * 16;
+  p.by_k = divider(p.k16 / 8), p.by_c = divider(p.c16 / 8);
+  p.k_pitch = p.k16 + 8, p.c_pitch = p.c16 + 8, p.raw_pitch = 2 * p.ks + p.cs, p.out_pitch = p.c16 + 4;
+  p.across = ceil_divide(p.c16, gradients_wide_c), p.parts = ceil_divide(p.k16, gradients_wide_k) * p.across;
+  p.dx_across = ceil_divide(p.c16, gradients_wide_dx), p.slabs = slabs(s.c);
+  for (p.warps = 8; p.warps <= 16; p.warps *= 2)
+    for (p.rows = 128; p.rows >= 16; p.rows /= 2) {
+      if (p.parts > p.warps || p.slabs > p.warps || p.rows / 16 * p.dx_across > p.warps) continue;
+      p.groups = p.warps / p.parts, p.finishers = p.warps / p.slabs;
+      p.kept = int(sizeof(GradientsRole)) * p.warps + 4 * (3 * p.k16 + 3 * p.c16);
+      p.filters = p.kept + 4 * p.warps * quantities * slab;
+      p.raw = p.filters + 2 * p.k16 * p.c_pitch;
+      p.deltas = p.raw + 2 * p.rows * p.raw_pitch;
+      p.inputs = p.deltas + 2 * p.rows * p.k_pitch;
+      p.bytes = std::max({p.inputs + 2 * p.rows * p.c_pitch, p.deltas + 4 * p.rows * p.out_pitch, p.filters + 4 * p.k16 * p.c16});
+      if (size_t(p.bytes) <= (p.warps == 8 ? c->shared_bytes / 2 - 1024 : c->shared_bytes)) return true;
+    }
+  return false;
+}
+
+// Both gradients of a dense 1x1 convolution in one launch; false where it does not fit.
+template <class T> bool Emitter::pointwise_gradients(const ConvShape &s, const anx_op *end) {
+  if constexpr (sizeof(T) == 2) {
+    PointwiseGradients<ConvBlockGradient<T>> b = {};
+    PointwiseGradientsPlan &p = b.plan;
+    if (context->sm < 80 || !pointwise<T>(*this, s) || s.stride != 1 || op->out[0] < 0 || op->out[2] >= 0 || !plan_gradients(context, s, end ? 3 : 2, &p)) return false;
+    // Every block leaves a whole filter gradient behind: it must have read some times as much.
+    const int64_t pixels = p.pixels, filters = int64_t(s.k) * s.c, least = std::max(p.rows, 2 * std::max(s.k, s.c));
+    const int rows = int(std::max<int64_t>(1, std::min<int64_t>({context->info.units * 16 / p.warps, ceil_divide(pixels, p.rows), pixels / least})));
+    b.filter_partial = rows == 1 ? out<float>(1) : scratch<float>(uint64_t(rows) * uint64_t(filters)); // a single partial is the gradient
+    const dim3 grid(1, rows);
+    if (end) {
+      b.conv = block_gradient_of<T>(*this, s, end);
+      b.conv.partial = scratch<float>(uint64_t(rows) * 3 * s.c);
+      launch("conv_pointwise_block_gradients", p.warps == 8 ? conv_pointwise_gradients<ConvBlockGradient<T>, 8> : conv_pointwise_gradients<ConvBlockGradient<T>, 16>, grid,
+             p.warps * 32, size_t(p.bytes), b);
+      block_sums_from(end, b.conv.partial, rows, s.c);
+    } else {
+      PointwiseGradients<ConvInputGradient<T>> a{input_gradient_of<T>(*this, s), p, b.filter_partial};
+      if (op->out[3] >= 0) a.conv.partial = scratch<float>(uint64_t(rows) * 2 * s.c);
+      launch("conv_pointwise_gradients", p.warps == 8 ? conv_pointwise_gradients<ConvInputGradient<T>, 8> : conv_pointwise_gradients<ConvInputGradient<T>, 16>, grid,
+             p.warps * 32, size_t(p.bytes), a);
+      sums_from(op, 3, a.conv.partial, rows, 2, 1, s.c);
+    }
+    if (rows > 1) filters_from(b.filter_partial, rows, filters, filters);
     return true;
   }
   return false;
@@ -192,8 +266,10 @@ template <class T> bool Emitter::fused_gradients(const ConvShape &s) {
 
 template <class T> anx_status Emitter::conv_backward() {
   const ConvShape s = shape_of(op);
-  if (fused_gradients<T>(s)) return ANX_OK;
-  if (op->out[0] >= 0) input_gradient<T>(s);
+  const anx_op *end = pointwise<T>(*this, s) ? block_end() : nullptr;
+  if (end) done = number + 1;
+  if (fused_gradients<T>(s) || pointwise_gradients<T>(s, end)) return ANX_OK;
+  if (op->out[0] >= 0) input_gradient<T>(s, end);
   filter_gradient<T>(s);
   return ANX_OK;
 }

@@ -21,8 +21,8 @@ int Emitter::blocks(int64_t pixels, int slabs) const {
   return int(wanted < most ? wanted : most);
 }
 
-void Emitter::sums_from(int i, const float *partial, int rows, int quantities, int second, int c) {
-  waiting.push_back({number, op->out[i], Partials{partial, rows, quantities, second, c, out<double>(i)}});
+void Emitter::sums_from(const anx_op *of, int i, const float *partial, int rows, int quantities, int second, int c) {
+  if (of->out[i] >= 0) waiting.push_back({int(of - ops), of->out[i], Partials{partial, rows, quantities, second, c, at<double>(of->out[i])}});
 }
 
 Partials Emitter::take(int32_t tensor, int c) {
@@ -50,15 +50,35 @@ void Emitter::filters_from(const float *partial, int rows, int64_t filters, int6
   held = used;
 }
 
+bool Emitter::any_overlap(const int32_t *a, int as, const int32_t *b, int bs) const {
+  for (int i = 0; i < as; i++)
+    for (int j = 0; j < bs; j++)
+      if (a[i] >= 0 && b[j] >= 0 && anx_cuda_overlap(&tensors[a[i]], &tensors[b[j]])) return true;
+  return false;
+}
+
 bool Emitter::touches_waiting_filters() const {
-  const auto touches = [&](const int32_t *ids, int count) {
-    for (int i = 0; i < count; i++)
-      for (const WaitingFilters &w : waiting_filters)
-        for (int32_t gradient : {ops[w.number].out[1], ops[w.number].out[2]})
-          if (ids[i] >= 0 && gradient >= 0 && anx_cuda_overlap(&tensors[ids[i]], &tensors[gradient])) return true;
-    return false;
-  };
-  return touches(op->in, ANX_MAX_IN) || touches(op->out, ANX_MAX_OUT);
+  for (const WaitingFilters &w : waiting_filters) {
+    const int32_t *gradients = ops[w.number].out + 1; // dW and dbias
+    if (any_overlap(gradients, 2, op->in, ANX_MAX_IN) || any_overlap(gradients, 2, op->out, ANX_MAX_OUT)) return true;
+  }
+  return false;
+}
+
+const anx_op *Emitter::block_end() const {
+  if (number + 1 >= count) return nullptr;
+  const anx_op *end = &ops[number + 1];
+  const int32_t dx = op->out[0];
+  if (end->kind != ANX_JOIN_BWD || (end->flags & ANX_BROADCAST) || dx < 0 || end->in[0] != dx || end->in[1] != op->in[5] || op->in[6] >= 0 || !(tensors[dx].flags & ANX_TRANSIENT))
+    return nullptr;
+  for (int i = number + 2; i < count; i++)
+    for (int32_t in : ops[i].in)
+      if (in == dx) return nullptr;
+  // Both ops read and write at once.
+  if (any_overlap(end->out, ANX_MAX_OUT, op->in, ANX_MAX_IN) || any_overlap(end->out, ANX_MAX_OUT, op->out + 1, ANX_MAX_OUT - 1) ||
+      any_overlap(op->out + 1, ANX_MAX_OUT - 1, end->in, ANX_MAX_IN))
+    return nullptr;
+  return end;
 }
 
 void Emitter::flush_filters() {
@@ -109,8 +129,7 @@ template <class T> anx_status Emitter::map() {
       launch("join_backward", join_backward<T>, grid, map_threads, sizeof(SlabShared<3>),
              JoinBackward<T>{in<T>(0), in<T>(1), in<T>(2), in<T>(4), in<float>(3), in<float>(5), out<T>(0), partial, pixels, o->c, o->h * o->w,
                              (o->flags & ANX_BROADCAST) != 0});
-      sums_from(1, partial, rows, 3, 1, o->c);
-      if (o->out[2] >= 0) sums_from(2, partial, rows, 3, 2, o->c);
+      block_sums_from(o, partial, rows, o->c);
       break;
     }
     case ANX_POOL_FWD:
@@ -121,10 +140,11 @@ template <class T> anx_status Emitter::map() {
                Pool<T>{in<T>(0), nullptr, in<float>(1), in<float>(2), nullptr, out<T>(0), nullptr, o->n, o->h, o->w, o->c, o->p, o->q});
         break;
       }
+      const int rows = blocks(int64_t(o->n) * ceil_divide(o->h, pool_tile) * ceil_divide(o->w, pool_tile) * map_rows, columns);
       float *partial = scratch<float>(uint64_t(rows) * 2 * o->c);
-      launch("pool_backward", pool_backward<T>, grid, map_threads, sizeof(SlabShared<2>),
+      launch("pool_backward", pool_backward<T>, dim3(rows, columns), map_threads, sizeof(PoolShared<T>),
              Pool<T>{in<T>(1), in<T>(0), in<float>(2), in<float>(3), in<float>(4), out<T>(0), partial, o->n, o->h, o->w, o->c, o->p, o->q});
-      sums_from(1, partial, rows, 2, 1, o->c);
+      sums_from(o, 1, partial, rows, 2, 1, o->c);
       break;
     }
     case ANX_GAP_FWD:
@@ -182,6 +202,7 @@ template <class T> static anx_status emit_typed(Emitter &e) {
 constexpr uint64_t held_most = 64 << 20; // workspace that filter gradients may wait in
 
 anx_status Emitter::emit(int i) {
+  if (i == done) return ANX_OK;
   const anx_op *o = op = &ops[i];
   number = i;
   const bool norm = o->kind == ANX_BN_FWD_COEF || o->kind == ANX_BN_BWD_COEF;

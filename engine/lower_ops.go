@@ -217,7 +217,8 @@ func (b *lowering) sgd(first, end int, decay float64, scale, counters int32) {
 		[]int32{flat("weights", stateBuffer, 0), flat("momentum", stateBuffer, b.layout.momentum), counters})
 }
 
-// finish works out lifetimes: of every tensor, the first and the last op that touches it.
+// finish works out lifetimes: of every tensor, the first and the last op that touches it. A back end may run an input gradient together
+// with the end of the block before, so what the first of the two reads lives until the second.
 func (b *lowering) finish() *program {
 	for i := range b.tensors {
 		b.tensors[i].first = -1
@@ -233,8 +234,12 @@ func (b *lowering) finish() *program {
 		t.last = op
 	}
 	for i := range b.ops {
+		last := i
+		if i+1 < len(b.ops) && b.ops[i].Kind == bindings.ConvBwd && b.ops[i+1].Kind == bindings.JoinBwd {
+			last++
+		}
 		for _, id := range b.ops[i].In {
-			touch(i, id)
+			touch(last, id)
 		}
 		for _, id := range b.ops[i].Out {
 			touch(i, id)

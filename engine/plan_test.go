@@ -89,6 +89,33 @@ func TestPlanKeepsLivesApart(t *testing.T) {
 	}
 }
 
+// TestBlockEndsCanBeFused: what an input gradient reads is not overwritten by the end of the block before, which a back end may run with it.
+func TestBlockEndsCanBeFused(t *testing.T) {
+	ctx, pairs := open(t, "reference", ""), 0
+	for i := range 10 {
+		programs, _, _ := lowered(t, ctx, randomNetwork(t, i), testConfig(randomNetwork(t, i)).Recipe, planOptions{})
+		p := programs[trainMode]
+		for j := range p.ops[1:] {
+			if p.ops[j].Kind != bindings.ConvBwd || p.ops[j+1].Kind != bindings.JoinBwd {
+				continue
+			}
+			pairs++
+			g := p.tensors[p.ops[j+1].Out[0]]
+			for _, id := range p.ops[j].In {
+				if id < 0 || p.tensors[id].fixed {
+					continue
+				}
+				if x := p.tensors[id]; g.Offset < x.Offset+uint64(x.bytes) && x.Offset < g.Offset+uint64(g.bytes) {
+					t.Fatalf("network %d: %s lies on %s", i, g.name, x.name)
+				}
+			}
+		}
+	}
+	if pairs < 20 {
+		t.Errorf("only %d pairs", pairs)
+	}
+}
+
 // TestProgramsAreWhole: every tensor an op reads was written before in the step (or is given), the training program writes each gradient
 // once, and the statistics program ends with the last batch norm.
 func TestProgramsAreWhole(t *testing.T) {

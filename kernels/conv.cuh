@@ -4,14 +4,16 @@
 
 namespace anx {
 
-// Up to three coefficients of 8 neighbouring channels; where there is no affine nothing is applied.
-struct Coefficients {
-  float v[3][8];
+// Up to three coefficients of neighbouring channels; where there is no affine nothing is applied.
+template <int width> struct CoefficientsOf {
+  float v[3][width];
 };
+using Coefficients = CoefficientsOf<8>;
 
 template <class T> struct ConvForward {
   using Element = T;
   static constexpr bool backward = false;
+  static constexpr int quantities = 2; // that are summed
   ConvShape shape;
   Input<T> in;
   const float *filter, *bias;
@@ -19,30 +21,31 @@ template <class T> struct ConvForward {
   float *partial; // [gridDim.x][2][k], or NULL
 };
 
-// What finishing 8 channels needs, the same for every pixel.
-template <class T> __device__ __forceinline__ Coefficients finish_coefficients(const ConvForward<T> &a, int k0) {
-  Coefficients k;
-  vector8(k.v[0], a.bias, k0, a.shape.k);
+// What finishing some channels needs, the same for every pixel.
+template <int width = 8, class T> __device__ __forceinline__ CoefficientsOf<width> finish_coefficients(const ConvForward<T> &a, int k0) {
+  CoefficientsOf<width> k;
+  channel_values(k.v[0], a.bias, k0, a.shape.k);
   return k;
 }
-// 8 finished values of Y: + bias, rounded; sums of the rounded values.
-template <class T>
-__device__ __forceinline__ void finish(const ConvForward<T> &a, const Coefficients &k, int64_t pixel, int k0, float (&v)[8], float (&sums)[2][8]) {
-  Vector8<T> out = zero8<T>();
+// Finished values of Y: + bias, rounded; sums of the rounded values.
+template <class T, int width>
+__device__ __forceinline__ void finish(const ConvForward<T> &a, const CoefficientsOf<width> &k, int64_t pixel, int k0, float (&v)[width], float (&sums)[2][width]) {
+  Vector<T, width> out = zero_vector<T, width>();
 #pragma unroll
-  for (int i = 0; i < 8; i++) {
+  for (int i = 0; i < width; i++) {
     if (k0 + i >= a.shape.k) continue;
     out.v[i] = stored<T>(v[i] + k.v[0][i]);
     const float rounded = to_float(out.v[i]);
     sums[0][i] += rounded;
     sums[1][i] += rounded * rounded;
   }
-  store8(a.y + pixel * padded(a.shape.k) + k0, out);
+  store_vector(a.y + pixel * padded(a.shape.k) + k0, out);
 }
 
 template <class T> struct ConvInputGradient {
   using Element = T;
   static constexpr bool backward = true;
+  static constexpr int quantities = 2;
   ConvShape shape;
   Incoming<T> d;
   Input<T> in; // the mask is act(X) > 0 where s is given
@@ -52,23 +55,23 @@ template <class T> struct ConvInputGradient {
   float *partial; // [gridDim.x][2][c]: sums of dX and dX (X - mean); or NULL
 };
 
-template <class T> __device__ __forceinline__ Coefficients finish_coefficients(const ConvInputGradient<T> &a, int c0) {
-  Coefficients k;
-  vector8(k.v[0], a.in.s, c0, a.shape.c);
-  vector8(k.v[1], a.in.t, c0, a.shape.c);
-  vector8(k.v[2], a.mean, c0, a.shape.c);
+template <int width = 8, class T> __device__ __forceinline__ CoefficientsOf<width> finish_coefficients(const ConvInputGradient<T> &a, int c0) {
+  CoefficientsOf<width> k;
+  channel_values(k.v[0], a.in.s, c0, a.shape.c);
+  channel_values(k.v[1], a.in.t, c0, a.shape.c);
+  channel_values(k.v[2], a.mean, c0, a.shape.c);
   return k;
 }
-// 8 finished values of dX: + add, masked, rounded; their sums.
-template <class T>
-__device__ __forceinline__ void finish(const ConvInputGradient<T> &a, const Coefficients &k, int64_t pixel, int c0, float (&v)[8], float (&sums)[2][8]) {
+// Finished values of dX: + add, masked, rounded; their sums.
+template <class T, int width>
+__device__ __forceinline__ void finish(const ConvInputGradient<T> &a, const CoefficientsOf<width> &k, int64_t pixel, int c0, float (&v)[width], float (&sums)[2][width]) {
   const int cs = padded(a.shape.c);
   const int64_t at = pixel * cs + c0;
-  Vector8<T> out = zero8<T>(), x = zero8<T>(), add = zero8<T>();
-  if (a.in.s || a.partial) x = load8(a.in.x + at);
-  if (a.add) add = load8(a.add + at);
+  Vector<T, width> out = zero_vector<T, width>(), x = zero_vector<T, width>(), add = zero_vector<T, width>();
+  if (a.in.s || a.partial) x = load_vector<width>(a.in.x + at);
+  if (a.add) add = load_vector<width>(a.add + at);
 #pragma unroll
-  for (int i = 0; i < 8; i++) {
+  for (int i = 0; i < width; i++) {
     if (c0 + i >= a.shape.c) continue;
     float value = v[i] + to_float(add.v[i]);
     const float raw = to_float(x.v[i]);
@@ -80,7 +83,39 @@ __device__ __forceinline__ void finish(const ConvInputGradient<T> &a, const Coef
       sums[1][i] += rounded * (raw - k.v[2][i]);
     }
   }
-  store8(a.dx + at, out);
+  store_vector(a.dx + at, out);
+}
+
+// The input gradient of a block's first convolution and, with it, the end of the block before (ANX_JOIN_BWD), whose output X is: G = dX + add,
+// rounded, where X > 0, else 0.
+template <class T> struct ConvBlockGradient : ConvInputGradient<T> {
+  static constexpr int quantities = 3; // partial [gridDim.x][3][c]: sums of G, G (C - mean), G (P - mean of P)
+  const T *main, *other;
+  const float *mean_other;
+};
+
+template <int width = 8, class T> __device__ __forceinline__ CoefficientsOf<width> finish_coefficients(const ConvBlockGradient<T> &a, int c0) {
+  CoefficientsOf<width> k;
+  channel_values(k.v[0], a.mean, c0, a.shape.c);
+  channel_values(k.v[1], a.mean_other, c0, a.shape.c);
+  return k;
+}
+template <class T, int width>
+__device__ __forceinline__ void finish(const ConvBlockGradient<T> &a, const CoefficientsOf<width> &k, int64_t pixel, int c0, float (&v)[width], float (&sums)[3][width]) {
+  const int64_t at = pixel * padded(a.shape.c) + c0;
+  const Vector<T, width> x = load_vector<width>(a.in.x + at), main = load_vector<width>(a.main + at);
+  const Vector<T, width> add = a.add ? load_vector<width>(a.add + at) : zero_vector<T, width>(), other = a.other ? load_vector<width>(a.other + at) : zero_vector<T, width>();
+  Vector<T, width> out = zero_vector<T, width>();
+#pragma unroll
+  for (int i = 0; i < width; i++) {
+    if (c0 + i >= a.shape.c || !(to_float(x.v[i]) > 0.f)) continue;
+    out.v[i] = stored<T>(v[i] + to_float(add.v[i]));
+    const float g = to_float(out.v[i]);
+    sums[0][i] += g;
+    sums[1][i] += g * (to_float(main.v[i]) - k.v[0][i]);
+    sums[2][i] += g * (to_float(other.v[i]) - k.v[1][i]);
+  }
+  store_vector(a.dx + at, out);
 }
 
 template <class T> struct ConvFilterGradient {
@@ -93,13 +128,13 @@ template <class T> struct ConvFilterGradient {
 };
 
 template <class T> __device__ __forceinline__ void coefficients(Coefficients &k, const Input<T> &in, int c0, int channels) {
-  vector8(k.v[0], in.s, c0, channels);
-  vector8(k.v[1], in.t, c0, channels);
+  channel_values(k.v[0], in.s, c0, channels);
+  channel_values(k.v[1], in.t, c0, channels);
 }
 template <class T> __device__ __forceinline__ void coefficients(Coefficients &k, const Incoming<T> &d, int k0, int channels) {
-  vector8(k.v[0], d.al, k0, channels);
-  vector8(k.v[1], d.be, k0, channels);
-  vector8(k.v[2], d.de, k0, channels);
+  channel_values(k.v[0], d.al, k0, channels);
+  channel_values(k.v[1], d.be, k0, channels);
+  channel_values(k.v[2], d.de, k0, channels);
 }
 // act(X), or D, of 8 channels, rounded to the storage type for the tensor cores.
 template <class T> __device__ __forceinline__ Vector8<T> activated(const Input<T> &in, const Coefficients &k, Vector8<T> x, Vector8<T>) {

@@ -22,13 +22,14 @@ constexpr int pointwise_rows = 128, pointwise_columns = 64, pointwise_depth = 32
 template <class T> struct PointwiseStage {
   T a[pointwise_rows][pointwise_pitch], b[pointwise_columns][pointwise_pitch]; // a pitch of 80 bytes: 8 rows of ldmatrix in 8 bank groups
 };
-template <class T> struct PointwiseShared {
+template <class Conv> struct PointwiseShared {
+  using T = typename Conv::Element;
   union {
     PointwiseStage<T> stage[2];
     float out[pointwise_rows][68];
-    SlabShared<2> sums;
+    SlabShared<Conv::quantities> sums;
   };
-  float kept[2][8][pointwise_threads]; // the threads' sums between tiles: registers are scarce in the loop
+  float kept[Conv::quantities][8][pointwise_threads]; // the threads' sums between tiles: registers are scarce in the loop
 };
 
 // The pixel that row `row` of the output reads, or -1.
@@ -44,18 +45,19 @@ template <bool backward> __device__ __forceinline__ int64_t pointwise_source(con
 
 template <class T> __device__ __forceinline__ const Input<T> &side(const ConvForward<T> &a) { return a.in; }
 template <class T> __device__ __forceinline__ const Incoming<T> &side(const ConvInputGradient<T> &a) { return a.d; }
-// Isa is Sm80 or Sm70 (products.cuh), Conv is ConvForward or ConvInputGradient.
+// Isa is Sm80 or Sm70 (products.cuh), Conv is ConvForward, ConvInputGradient or ConvBlockGradient.
 template <class Isa, class Conv> __global__ void __launch_bounds__(pointwise_threads, 2) conv_pointwise(Conv a) {
   using T = typename Conv::Element;
   constexpr bool backward = Conv::backward;
   ANX_ONLY(Isa);
-  ANX_SHARED(PointwiseShared<T>, shared);
+  constexpr int kept = Conv::quantities * 8;
+  ANX_SHARED(PointwiseShared<Conv>, shared);
   const ConvShape s = a.shape;
   const int depth = backward ? s.k : s.c, columns = backward ? s.c : s.k, depth_stride = padded(depth), column0 = blockIdx.x * pointwise_columns;
   const int rows = backward ? s.n * s.h * s.w : s.n * s.p * s.q; // cuda/emit_conv.cu keeps larger maps away
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, vector = thread % 4 * 8, warp_row = warp % 4 * 32, warp_column = warp / 4 * 32;
 #pragma unroll
-  for (int i = 0; i < 16; i++) shared.kept[i / 8][i % 8][thread] = 0.f;
+  for (int i = 0; i < kept; i++) shared.kept[i / 8][i % 8][thread] = 0.f;
   for (int first = int(blockIdx.y) * pointwise_rows; first < rows; first += int(gridDim.y) * pointwise_rows) {
     int source[2];
 #pragma unroll
@@ -120,9 +122,9 @@ template <class Isa, class Conv> __global__ void __launch_bounds__(pointwise_thr
     __syncthreads();
     const int c0 = column0 + thread % 8 * 8;
     const Coefficients k8 = finish_coefficients(a, c0);
-    float sums[2][8];
+    float sums[Conv::quantities][8];
 #pragma unroll
-    for (int i = 0; i < 16; i++) sums[i / 8][i % 8] = shared.kept[i / 8][i % 8][thread];
+    for (int i = 0; i < kept; i++) sums[i / 8][i % 8] = shared.kept[i / 8][i % 8][thread];
 #pragma unroll 1
     for (int r = thread / 8; r < pointwise_rows; r += pointwise_threads / 8) {
       const int row = first + r;
@@ -133,12 +135,12 @@ template <class Isa, class Conv> __global__ void __launch_bounds__(pointwise_thr
       finish(a, k8, row, c0, v, sums);
     }
 #pragma unroll
-    for (int i = 0; i < 16; i++) shared.kept[i / 8][i % 8][thread] = sums[i / 8][i % 8];
+    for (int i = 0; i < kept; i++) shared.kept[i / 8][i % 8][thread] = sums[i / 8][i % 8];
     __syncthreads();
   }
-  float sums[2][8];
+  float sums[Conv::quantities][8];
 #pragma unroll
-  for (int i = 0; i < 16; i++) sums[i / 8][i % 8] = shared.kept[i / 8][i % 8][thread];
+  for (int i = 0; i < kept; i++) sums[i / 8][i % 8] = shared.kept[i / 8][i % 8][thread];
   if (a.partial) slab_partials(shared.sums, sums, a.partial, blockIdx.y, column0, columns);
 }
 

@@ -6,6 +6,7 @@
 // Sums over pixels have two stages, so that their order never depends on timing: every block leaves one partial per channel and quantity in
 // the workspace, and one kernel (batchnorm.cuh, reduce.cuh) adds the partials in the order of the blocks, in double.
 #pragma once
+#include <type_traits>
 #include "instructions.cuh"
 
 namespace anx {
@@ -22,32 +23,37 @@ __device__ __forceinline__ float relu(float v) { return v < 0.f ? 0.f : v; } // 
 // Before the ReLU. One rounding, written out: forward, masks and the pool's comparisons must agree to the bit.
 __device__ __forceinline__ float affine(float s, float x, float t) { return fmaf(s, x, t); }
 
-// 8 channels: 16 bytes of 16-bit values, 32 of float; always so aligned.
-template <class T> union Vector8 {
-  T v[8];
-  uint4 words[sizeof(T) / 2];
+// `width` neighbouring channels, 8 of them in most places: 16 bytes of 16-bit values, 32 of float; always aligned to their size up to 16.
+template <class T, int width> union Vector {
+  using Word = typename std::conditional<sizeof(T) * width % 16 == 0, uint4, uint2>::type;
+  T v[width];
+  Word words[sizeof(T) * width / sizeof(Word)];
 };
-template <class T> __device__ __forceinline__ Vector8<T> load8(const T *at) {
-  Vector8<T> x;
+template <int width, class T> __device__ __forceinline__ Vector<T, width> load_vector(const T *at) {
+  Vector<T, width> x;
 #pragma unroll
-  for (int i = 0; i < int(sizeof(T) / 2); i++) x.words[i] = reinterpret_cast<const uint4 *>(at)[i];
+  for (int i = 0; i < int(sizeof(x) / sizeof(x.words[0])); i++) x.words[i] = reinterpret_cast<const typename Vector<T, width>::Word *>(at)[i];
   return x;
 }
-template <class T> __device__ __forceinline__ void store8(T *at, const Vector8<T> &x) {
+template <class T, int width> __device__ __forceinline__ void store_vector(T *at, const Vector<T, width> &x) {
 #pragma unroll
-  for (int i = 0; i < int(sizeof(T) / 2); i++) reinterpret_cast<uint4 *>(at)[i] = x.words[i];
+  for (int i = 0; i < int(sizeof(x) / sizeof(x.words[0])); i++) reinterpret_cast<typename Vector<T, width>::Word *>(at)[i] = x.words[i];
 }
-template <class T> __device__ __forceinline__ Vector8<T> zero8() {
-  Vector8<T> x;
+template <class T, int width> __device__ __forceinline__ Vector<T, width> zero_vector() {
+  Vector<T, width> x;
 #pragma unroll
-  for (int i = 0; i < int(sizeof(T) / 2); i++) x.words[i] = make_uint4(0, 0, 0, 0);
+  for (int i = 0; i < int(sizeof(x) / sizeof(x.words[0])); i++) x.words[i] = {};
   return x;
 }
+template <class T> using Vector8 = Vector<T, 8>;
+template <class T> __device__ __forceinline__ Vector8<T> load8(const T *at) { return load_vector<8>(at); }
+template <class T> __device__ __forceinline__ void store8(T *at, const Vector8<T> &x) { store_vector(at, x); }
+template <class T> __device__ __forceinline__ Vector8<T> zero8() { return zero_vector<T, 8>(); }
 
-// 8 values of a per-channel vector from channel c on, 0 from `channels` on or where there is no vector.
-__device__ __forceinline__ void vector8(float (&out)[8], const float *vector, int c, int channels) {
+// Values of a per-channel vector from channel c on, 0 from `channels` on or where there is no vector.
+template <int width> __device__ __forceinline__ void channel_values(float (&out)[width], const float *vector, int c, int channels) {
 #pragma unroll
-  for (int i = 0; i < 8; i++) out[i] = vector && c + i < channels ? vector[c + i] : 0.f;
+  for (int i = 0; i < width; i++) out[i] = vector && c + i < channels ? vector[c + i] : 0.f;
 }
 
 // The sum over a warp, in every lane.

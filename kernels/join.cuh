@@ -24,10 +24,10 @@ template <class T> __global__ void __launch_bounds__(map_threads) join_forward(J
   const int cs = padded(a.c), c0 = blockIdx.y * slab + threadIdx.x % 8 * 8;
   if (c0 >= cs) return;
   float s[8], t[8], sp[8], tp[8];
-  vector8(s, a.s, c0, a.c);
-  vector8(t, a.t, c0, a.c);
-  vector8(sp, a.sp, c0, a.c);
-  vector8(tp, a.tp, c0, a.c);
+  channel_values(s, a.s, c0, a.c);
+  channel_values(t, a.t, c0, a.c);
+  channel_values(sp, a.sp, c0, a.c);
+  channel_values(tp, a.tp, c0, a.c);
   for (int64_t pixel = int64_t(blockIdx.x) * map_rows + threadIdx.x / 8; pixel < a.pixels; pixel += int64_t(gridDim.x) * map_rows) {
     const int64_t at = pixel * cs + c0;
     const Vector8<T> x = load8(a.main + at), z = a.other ? load8(a.other + at) : zero8<T>();
@@ -57,8 +57,8 @@ template <class T> __global__ void __launch_bounds__(map_threads) join_backward(
   float sums[3][8] = {};
   if (c0 < cs) {
     float mean[8], mean_other[8];
-    vector8(mean, a.mean, c0, a.c);
-    vector8(mean_other, a.mean_other, c0, a.c);
+    channel_values(mean, a.mean, c0, a.c);
+    channel_values(mean_other, a.mean_other, c0, a.c);
     const float share = a.broadcast ? 1.f / float(a.map) : 1.f;
     for (int64_t pixel = int64_t(blockIdx.x) * map_rows + threadIdx.x / 8; pixel < a.pixels; pixel += int64_t(gridDim.x) * map_rows) {
       const int64_t at = pixel * cs + c0;

@@ -82,7 +82,7 @@ func TestConformance(t *testing.T) {
 			reference, cuda := open(t, "reference"), open(t, backend())
 			ran := map[string]int{}
 			for _, c := range cases(t) {
-				if dtype != bindings.F32 && len(c.Ops) > 1 {
+				if dtype != bindings.F32 && len(c.Ops) > 1 && !c.MasksGiven {
 					continue // rounding between ops flips masks near their kinks, so there is nothing to compare element by element
 				}
 				device, host := c.InDType(dtype)

@@ -1,0 +1,57 @@
+package conformance
+
+// Pairs of ops that a back end may run as one where the tensor between them is transient; each is also there all live.
+
+import (
+	"anynetx/bindings"
+)
+
+// blockEnd is the input gradient of a block's first convolution and the end of the block before, whose output is the convolution's input.
+func blockEnd(s convShape, add, projection, live bool) Case {
+	name := s.String()
+	if add {
+		name += " add"
+	}
+	if projection {
+		name += " projection"
+	}
+	b := newBuilder("conv_bwd+join_bwd", name)
+	dx := Tensor{Name: "dX", Tensor: activationTensor(s.n, s.h, s.w, s.c), Private: true}
+	dx.Flags = bindings.Transient
+	if live {
+		b.Name += " all live"
+		dx = Tensor{Name: "dX", Tensor: activationTensor(s.n, s.h, s.w, s.c), Output: true, Terms: s.k + 4}
+	}
+	b.MasksGiven = true
+	outputs, inputs := s.n*s.p()*s.q(), s.n*s.h*s.w
+	x := b.activation("X", s.n, s.h, s.w, s.c, b.rectified(inputs*s.c))
+	in := []int32{
+		b.activation("G", s.n, s.p(), s.q(), s.k, b.normal(outputs*s.k, 1)), b.activation("Y", s.n, s.p(), s.q(), s.k, b.normal(outputs*s.k, 1)),
+		b.vector("al", b.uniform(s.k, 0.5, 1.5)), b.vector("be", b.normal(s.k, 0.1)), b.vector("de", b.normal(s.k, 0.1)), x, -1, -1, -1, b.convW(s), -1,
+	}
+	if add {
+		in[10] = b.activation("add", s.n, s.h, s.w, s.c, b.normal(inputs*s.c, 1))
+	}
+	gradient := b.add(dx)
+	b.op(s.op(bindings.ConvBwd), in, []int32{gradient, b.output("dW", bindings.Tensor{N: int32(s.k), H: int32(s.r), W: int32(s.r), C: int32(s.g)}, outputs+4)})
+
+	in = []int32{gradient, x, b.activation("C", s.n, s.h, s.w, s.c, b.normal(inputs*s.c, 1)), b.vector("mean", b.normal(s.c, 0.5)), -1, -1}
+	out := []int32{b.output("G of the block before", activationTensor(s.n, s.h, s.w, s.c), s.k+5), b.output("sums", plain(bindings.F64, 2, s.c), s.k+4+inputs), -1}
+	if projection {
+		in[4], in[5] = b.activation("P", s.n, s.h, s.w, s.c, b.normal(inputs*s.c, 1)), b.vector("mean of P", b.normal(s.c, 0.5))
+		out[2] = b.output("sums of P", plain(bindings.F64, 2, s.c), s.k+4+inputs)
+	}
+	return b.op(mapOp(bindings.JoinBwd, s.n, s.h, s.w, s.c), in, out).Case
+}
+
+func fusedCases() []Case {
+	var cases []Case
+	for i, s := range []convShape{
+		{16, 5, 5, 24, 33, 1, 1, 24}, {16, 7, 7, 104, 70, 1, 1, 104}, {16, 2, 2, 200, 130, 1, 1, 200}, {48, 9, 9, 9, 8, 1, 1, 9}, {16, 5, 6, 24, 10, 1, 2, 24}, {16, 4, 4, 12, 12, 3, 1, 3},
+	} {
+		for _, live := range []bool{false, true} {
+			cases = append(cases, blockEnd(s, i%3 != 2, i%2 == 0, live))
+		}
+	}
+	return cases
+}
