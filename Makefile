@@ -77,7 +77,7 @@ build/venv: scripts/readers/requirements.txt
 .PHONY: bench-cpu
 MODE ?= full
 BENCH_PYTHON ?= build/venv-bench/bin/python
-bench-cpu: build $(BENCH_PYTHON) ## training speed beside PyTorch, under 25 minutes: bench/results and docs/performance.md (MODE=quick: 6, the page stays)
+bench-cpu: build $(BENCH_PYTHON) ## training speed beside PyTorch, under 25 minutes: bench/results and docs/performance.md (MODE=quick: 7, the page stays)
 	@result=$$($(BENCH_PYTHON) bench/cpu.py --python $(BENCH_PYTHON) --mode $(MODE)); \
 	python3 bench/cpu_report.py "$$result" $(if $(filter full,$(MODE)),--page docs/performance.md); \
 	echo "$${result%.json}.md"

@@ -2,16 +2,21 @@
 
 As a worker it reads one JSON object per line and answers each with one:
   {"do": "prepare", "network": {...}, "resolution": 32, "batch": 128, "classes": 10, "layout": "nhwc", "dtype": "fp32", "compile": false}
-  {"do": "measure", "seconds": 2}      median and mean of whole steps: forward, backward, update
+  {"do": "measure", "seconds": 2}      images per second of the median step: forward, backward, update
   {"do": "memory", ...as prepare}      the most memory the process has held after four steps
 Images lie ready in memory, normalised and in the layout asked for; anynetx crops and normalises bytes in each of its steps.
 
+Each network lives in a fork of the worker: the time to import PyTorch is spent once, a crash is an answer (it takes no other network with it), and
+the peak of memory is the network's own. The worker itself computes nothing, so that there are no threads to be lost in a fork.
+
 python cpu_peer.py THREADS
 """
-import gc
+import faulthandler
 import json
+import multiprocessing
 import os
 import resource
+import signal
 import statistics
 import sys
 import time
@@ -22,13 +27,26 @@ import torch.nn as nn
 STEMS = {"res_stem_in": (7, 2), "simple_stem_in": (3, 2), "res_stem_cifar": (3, 1)}
 
 
+class Projection(nn.Sequential):
+    """Of fewer than 16 channels, the pixels that a stride skips are left out before the convolution: oneDNN's weight gradient of a strided 1x1 in
+    NHWC writes past its buffer there (uxlfoundation/oneDNN issue 6035), and the process dies."""
+
+    def __init__(self, w_in, w_out, stride):
+        skip = stride if w_in < 16 else 1
+        super().__init__(nn.Conv2d(w_in, w_out, 1, stride // skip, bias=False), nn.BatchNorm2d(w_out))
+        self.skip = skip
+
+    def forward(self, x):
+        return super().forward(x[:, :, ::self.skip, ::self.skip] if self.skip > 1 else x)
+
+
 class Block(nn.Module):
     def __init__(self, w_in, w_out, stride, bottleneck, group_width):
         super().__init__()
         inner = w_out // bottleneck
         self.proj = None
         if w_in != w_out or stride != 1:
-            self.proj = nn.Sequential(nn.Conv2d(w_in, w_out, 1, stride, bias=False), nn.BatchNorm2d(w_out))
+            self.proj = Projection(w_in, w_out, stride)
         self.f = nn.Sequential(
             nn.Conv2d(w_in, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU(True),
             nn.Conv2d(inner, inner, 3, stride, 1, groups=inner // group_width, bias=False), nn.BatchNorm2d(inner), nn.ReLU(True),
@@ -90,7 +108,8 @@ def measure(step, batch, seconds, least=3):
         t = time.perf_counter()
         step()
         times.append(time.perf_counter() - t)
-    return {"images_per_second": batch * len(times) / sum(times), "step_ms": 1e3 * statistics.median(times), "steps": len(times)}
+    median = statistics.median(times)
+    return {"images_per_second": batch / median, "step_ms": 1e3 * median, "steps": len(times)}
 
 
 def resident():
@@ -98,33 +117,85 @@ def resident():
         return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def main():
-    torch.set_num_threads(int(sys.argv[1]))
+def prepare(job, threads):
+    torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
-    out = os.fdopen(os.dup(1), "w")  # what libraries print must not come between the answers
-    os.dup2(2, 1)
-    print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "resident": resident()}), file=out, flush=True)
-    step = batch = None
-    for line in sys.stdin:
-        job = json.loads(line)
+    start = time.perf_counter()
+    step = stepper(job)
+    for _ in range(4 if job["do"] == "memory" else 2):
+        step()
+    answer = {"prepared_s": time.perf_counter() - start}
+    if job["do"] == "memory":
+        answer["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return step, answer
+
+
+def serve(pipe, job, threads):
+    """The life of a fork: one network."""
+    faulthandler.enable()
+    step = None
+    while True:
         try:
-            if job["do"] == "measure":
+            if step:
                 answer = measure(step, batch, job["seconds"])
             else:
-                step = None
-                gc.collect()
-                if job.get("compile"):
-                    torch._dynamo.reset()
-                start = time.perf_counter()
-                step, batch = stepper(job), job["batch"]
-                for _ in range(4 if job["do"] == "memory" else 2):
-                    step()
-                answer = {"prepared_s": time.perf_counter() - start}
-                if job["do"] == "memory":
-                    answer["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+                (step, answer), batch = prepare(job, threads), job["batch"]
         except Exception as e:  # the driver records it and goes on
             answer = {"error": f"{type(e).__name__}: {e}"[:500]}
-        print(json.dumps(answer), file=out, flush=True)
+        pipe.send(answer)
+        try:
+            job = pipe.recv()
+        except EOFError:
+            return
+
+
+class Fork:
+    def __init__(self, job, threads):
+        self.pipe, theirs = multiprocessing.Pipe()
+        self.process = multiprocessing.get_context("fork").Process(target=self.run, args=(theirs, job, threads))
+        self.process.start()
+        theirs.close()
+
+    def run(self, theirs, job, threads):
+        self.pipe.close()
+        serve(theirs, job, threads)
+
+    def answer(self):
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            self.process.join()
+            code = self.process.exitcode
+            return {"crash": f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"}
+
+    def tell(self, job):
+        try:
+            self.pipe.send(job)
+        except OSError:
+            pass  # answer() says how it ended
+
+    def close(self):
+        self.pipe.close()
+        self.process.join()
+
+
+def main():
+    threads = int(sys.argv[1])
+    out = os.fdopen(os.dup(1), "w")  # what libraries print must not come between the answers
+    os.dup2(2, 1)
+    print(json.dumps({"torch": torch.__version__, "threads": threads, "resident": resident()}), file=out, flush=True)
+    fork = None
+    for line in sys.stdin:
+        job = json.loads(line)
+        if job["do"] == "measure":
+            fork.tell(job)
+        else:
+            if fork:
+                fork.close()
+            fork = Fork(job, threads)
+        print(json.dumps(fork.answer()), file=out, flush=True)
+    if fork:
+        fork.close()
 
 
 if __name__ == "__main__":

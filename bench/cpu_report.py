@@ -104,7 +104,7 @@ def forms(report):
                          if k.endswith(suffix) and f"{dtype} {BASE}" in speeds(r, dtype)]
                 if pairs:
                     mean, base = harmonic(p[0] for p in pairs), harmonic(p[1] for p in pairs)
-                    name = "compiled, one per core, in the faster layout" if suffix == "compiled" else suffix.replace("nhwc", "NHWC").replace("nchw", "NCHW")
+                    name = "NHWC one per core, compiled" if suffix == "compiled" else suffix.replace("nhwc", "NHWC").replace("nchw", "NCHW")
                     rows.append([f"{resolution} px", f"{dtype} {name}", len(pairs), number(mean), f"{mean / base:.2f}x"])
     return table(["images", "PyTorch's form", "networks", "images/s (harmonic mean)", "over NHWC, one per core, on the same networks"], rows)
 
@@ -117,9 +117,17 @@ def networks(report):
                 best = max(speeds(r, dtype).items(), key=lambda kv: kv[1], default=("", None))
                 mine = r["anynetx"][dtype] or {"images_per_second": None, "fraction_of_peak": None}
                 ratio = mine["images_per_second"] / best[1] if mine["images_per_second"] and best[1] else None
+                spread = min((v["spread"] for v in r["visits"] if v["dtype"] == dtype), default=None)
                 rows.append([f"`{r['id']}`", name_of(r["network"]), f"{r['resolution']} px", dtype, number(mine["images_per_second"]), number(best[1]), best[0].replace(f"{dtype} ", ""),
-                             number(ratio, "{:.2f}x"), percent(mine["fraction_of_peak"])])
-    return table(["network", "depths; widths; bottlenecks; group widths", "images", "dtype", "anynetx", "PyTorch", "its best form", "ratio", "of the dtype's peak"], rows)
+                             number(ratio, "{:.2f}x"), percent(mine["fraction_of_peak"]), percent(spread)])
+    text = table(["network", "depths; widths; bottlenecks; group widths", "images", "dtype", "anynetx", "PyTorch", "its best form", "ratio", "of the dtype's peak", "before and after differ by"], rows)
+    crashes = [f"* `{r['id']}` at {r['resolution']} px, {form}: {', '.join(v['crashes'])}\n" for space in ("default", "integer") for r in report[space]
+               for form, v in r["peer"].items() if v.get("crashes")]
+    return text + ("\nPyTorch crashed, and was tried once more:\n\n" + "".join(crashes) if crashes else "")
+
+
+def plan(report):
+    return table(["stage", "parts", "planned, s", "took, s"], [[p["stage"], p["parts"], f"{p['planned_s']:.0f}", number(p.get("took_s"), "{:.0f}")] for p in report["plan"]])
 
 
 def kinds(report):
@@ -222,7 +230,8 @@ def page(report, images):
     if report["missing"]:
         text += "\nMissing in this run:\n\n" + "".join(f"* {name}: {why}\n" for name, why in report["missing"].items())
     text += "\n### Training beside PyTorch\n\n" + headline(report) + "\n" + "".join(f"![{pathlib.Path(i).stem}]({i})\n\n" for i in images)
-    for title, part in (("Forms of PyTorch", forms), ("Every network", networks), ("Where the time goes", kinds), ("Single ops", ops), ("Threads of one model", threads), ("Memory", memory)):
+    for title, part in (("Forms of PyTorch", forms), ("Every network", networks), ("Where the time goes", kinds), ("Single ops", ops), ("Threads of one model", threads), ("Memory", memory),
+                        ("The run's plan", plan)):
         text += f"\n### {title}\n\n" + part(report)
     return text
 

@@ -50,7 +50,7 @@ type benchJSON struct {
 const (
 	warmUpSteps     = 2
 	leastSteps      = 3
-	ceilingsSeconds = 0.4
+	ceilingsSeconds = 0.2
 )
 
 func benchNetwork(c *cli.Context) error {
