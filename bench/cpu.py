@@ -19,6 +19,7 @@ import pathlib
 import platform
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -68,7 +69,8 @@ class Peer:
     def start(self):
         if self.process is None:
             with open(self.log, "a") as log:
-                self.process = subprocess.Popen(self.command, env=self.env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+                self.process = subprocess.Popen(self.command, env=self.env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                                                start_new_session=True)
             self.hello = self.answer()
             if "crash" in self.hello:
                 raise Failed(f"`{' '.join(self.command)}` {self.hello['crash']}: {self.log} has what it said")
@@ -83,8 +85,7 @@ class Peer:
 
     def answer(self):
         if not select.select([self.process.stdout], [], [], LIMIT)[0]:
-            self.process.kill()
-            self.close()
+            self.kill()
             return {"crash": f"gave no answer in {LIMIT} seconds"}
         line = self.process.stdout.readline()
         if line:
@@ -103,8 +104,13 @@ class Peer:
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self.kill()
+        self.process = None
+
+    def kill(self):
+        """With its fork."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
         self.process = None
 
 
