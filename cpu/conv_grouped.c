@@ -11,7 +11,7 @@
  */
 #include "conv_kernels.h"
 
-#define MAX_TAPS (ANX_MAX_FILTER * ANX_MAX_FILTER)
+#define FIRST_LEVEL_VECTORS 384 /* 24 KB */
 
 typedef struct view {
   int block, blocks, p0, p1; /* of the slice */
@@ -62,10 +62,10 @@ static void ahead_spread(ahead *a, int calls) {
   a->quota = vectors / calls + vectors / calls / 4 + 1; /* more than their share, since a piece ends with its channel */
 }
 
-/* The next piece, to be fetched in `turns` turns of a loop. */
-static anx_fetch ahead_take(ahead *a, int turns) {
+/* The next so many pieces, to be fetched in `turns` turns of a loop. */
+static anx_fetch ahead_take(ahead *a, int pieces, int turns) {
   if (!a->streams || !turns) return (anx_fetch){0};
-  const int i = a->streams - 1, left = a->stream[i].vectors - a->line, vectors = left < a->quota ? left : a->quota;
+  const int i = a->streams - 1, left = a->stream[i].vectors - a->line, vectors = left < a->quota * pieces ? left : a->quota * pieces;
   const anx_fetch f = {(const char *)(a->stream[i].at + (size_t)a->channel * a->stream[i].stride + (size_t)a->line * 16),
                        (uint32_t)((unsigned)vectors * 16 * sizeof(stored) * 256 / (unsigned)turns)};
   a->line += vectors;
@@ -94,11 +94,36 @@ static void ahead_gradient(ahead *a, const anx_call *call, const view *v, int ha
   if (call->in[BWD_AL]) ahead_add(a, call->in[BWD_Y], p->y_c, group * p->go + k0, k1 - k0, v, op->p, op->q, first, last);
 }
 
+/* Rows or columns of the filter. */
+typedef struct range {
+  int from, to;
+} range;
+
+static range between(int low, int count, int first, int end) { return (range){first > low ? first : low, end < low + count ? end : low + count}; }
+static int same(range a, range b) { return a.from == b.from && a.to == b.to; }
+
+/* Rows of the filter that meet the map for output row h; columns alike. */
+static range met_forward(int low, int count, int first, int in) { return between(low, count, -first, in - first); }
+
+/* Those from..to-1 that leave the remainder of `at` by the stride: every st-th, from the first. */
+static range stepped(int from, int to, int at, int st) {
+  while (from < to && (at - from) % st) from++;
+  return (range){from, to};
+}
+static int taps_of(range r, int st) { return r.to > r.from ? (r.to - r.from + st - 1) / st : 0; }
+
+/* Rows of the filter through which row h of the input had a part in one of `out` output rows; columns alike. */
+static range met_gradient(const anx_conv_plan *p, int out, int h, int st, int low, int count) {
+  const range r = between(low, count, h + p->pad - out * st + 1, h + p->pad + 1);
+  return stepped(r.from, r.to, h + p->pad, st);
+}
+
 /* Number of parts of at most `most`. */
 static int calls(int n, int most) { return (n + most - 1) / most; }
 
-/* Tile of act(X) for the slice, zero outside the map. */
-static void pack_input(const anx_call *call, const view *v, int group, const stored *x0, const float *s, const float *t, float *tile) {
+/* Rows first..last-1 of the tile of act(X), zero outside the map; rows outside it only if `outside`, else no tap looks there. */
+static void pack_input(const anx_call *call, const view *v, int group, int first, int last, int outside, const stored *x0, const float *s, const float *t,
+                       float *tile) {
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
   const int top = v->p0 * op->stride - (p->pad - p->r_low), left = p->pad - p->s_low;
@@ -109,15 +134,15 @@ static void pack_input(const anx_call *call, const view *v, int group, const sto
     const int channel = group * p->gi + c;
     const stored *x = x0 + (size_t)channel * p->x_c + (size_t)v->block * map;
     const float *cs = s ? s + channel : NULL, *ct = s ? t + channel : NULL;
-    for (int i = 0; i < v->rows; i++) {
+    for (int i = first; i < last; i++) {
       float *dst = tile + (size_t)(c / PAIR) * p->a_c + (size_t)i * row;
       const int h = top + i;
       if (h < 0 || h >= op->h) {
-        anx_zero_vectors(dst, (size_t)p->a_wp * (size_t)p->blocks);
+        if (outside) anx_zero_vectors(dst, p->a_wp * p->blocks);
         continue;
       }
-      if (left) anx_zero_vectors(dst, (size_t)left * (size_t)p->blocks);
-      if (left + right < p->a_wp) anx_zero_vectors(dst + (size_t)(left + right) * pixel, (size_t)(p->a_wp - left - right) * (size_t)p->blocks);
+      anx_zero_vectors(dst, left * p->blocks);
+      anx_zero_vectors(dst + (size_t)(left + right) * pixel, (p->a_wp - left - right) * p->blocks);
       dst += (size_t)left * pixel;
       const stored *src = x + (size_t)h * (size_t)op->w * 16;
       if (p->blocks == 1) {
@@ -129,8 +154,8 @@ static void pack_input(const anx_call *call, const view *v, int group, const sto
   }
 }
 
-/* Tile of D for the slice: rows p0-halo..p1-1+halo that exist, columns zero outside the map. The weight gradient needs no halo. */
-static void pack_gradient(const anx_call *call, const view *v, int halo, int group, int k0, int k1, float *tile) {
+/* Rows first..last-1 of D that exist, columns zero outside the map. */
+static void pack_gradient(const anx_call *call, const view *v, int first, int last, int group, int k0, int k1, float *tile) {
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
   const size_t pixel = (size_t)p->blocks * 16, row = (size_t)p->d_wp * pixel, map = (size_t)op->p * (size_t)op->q * 16;
@@ -140,12 +165,11 @@ static void pack_gradient(const anx_call *call, const view *v, int halo, int gro
     const size_t at = (size_t)channel * p->y_c + (size_t)v->block * map;
     const stored *g = (const stored *)call->in[BWD_G] + at, *y = al ? (const stored *)call->in[BWD_Y] + at : NULL;
     const float *ca = al ? al + channel : NULL, *cb = al ? be + channel : NULL, *cd = al ? de + channel : NULL;
-    for (int h = v->p0 - halo; h < v->p1 + halo; h++) {
-      if (h < 0 || h >= op->p) continue; /* taps there are not computed */
+    for (int h = first < 0 ? 0 : first; h < last && h < op->p; h++) { /* taps outside are not computed */
       float *dst = tile + (size_t)(k / PAIR) * p->d_k + (size_t)(h - v->p0 + p->d_pad_h) * row;
       if (p->d_pad_w) {
-        anx_zero_vectors(dst, (size_t)p->d_pad_w * (size_t)p->blocks);
-        anx_zero_vectors(dst + (size_t)(op->q + p->d_pad_w) * pixel, (size_t)p->d_pad_w * (size_t)p->blocks);
+        anx_zero_vectors(dst, p->d_pad_w * p->blocks);
+        anx_zero_vectors(dst + (size_t)(op->q + p->d_pad_w) * pixel, p->d_pad_w * p->blocks);
         dst += (size_t)p->d_pad_w * pixel;
       }
       const size_t o = (size_t)h * (size_t)op->q * 16;
@@ -160,25 +184,35 @@ static void pack_gradient(const anx_call *call, const view *v, int halo, int gro
   }
 }
 
+/* Runs of an input gradient's row: its pixels, or one for each remainder of the columns. */
+static int gradient_runs(const anx_conv_plan *p, const anx_op *op) { return p->blocks > 1 || op->stride > op->w ? op->w : op->stride; }
+
+/* Rows to compute at once: what several register tiles read in turn should stay in the first level cache. A row of outputs is computed from
+ * `vectors` vectors that the row before has not read. */
+static int rows_at_once(const anx_conv_plan *p, int outputs, int vectors) {
+  if (p->blocks > 1) return 1;
+  if (outputs <= FORWARD_CHANNELS) return INT32_MAX;
+  const int rows = FIRST_LEVEL_VECTORS / vectors - p->r_count;
+  return rows < 1 ? 1 : rows;
+}
+
 void FN(anx_spatial_forward)(const anx_call *call, const anx_share *share, float *scratch) {
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
   const view v = slice_view(p, op, share->slice);
   const int k_first = share->group * p->go, st = op->stride, by_block = p->blocks > 1;
-  pack_input(call, &v, share->group, call->in[FWD_X], call->in[FWD_S], call->in[FWD_T], scratch);
   float *sums = NULL;
   if (call->out[FWD_SUMS]) {
     sums = scratch + p->a_floats;
     memset(sums + 32 * share->k0, 0, (size_t)(share->k1 - share->k0) * 32 * sizeof(float));
   }
   const size_t pixel = (size_t)p->blocks * 16, row = (size_t)p->a_wp * pixel, map = (size_t)op->p * (size_t)op->q * 16;
-  int32_t x_tap[MAX_TAPS], w_tap[MAX_TAPS];
+  const float *filter = anx_filter(call) + (size_t)k_first * (size_t)p->taps * (size_t)p->ci;
   anx_forward_tile t = {
-      .x_c = p->a_c, .x_p = by_block ? 16 : (size_t)st * 16,
-      .w = anx_filter(call) + (size_t)k_first * (size_t)p->taps * (size_t)p->ci, .w_k = (size_t)p->taps * (size_t)p->ci, .w_c = 1,
-      .x_tap = x_tap, .w_tap = w_tap, .channels = p->ci,
+      .x_c = p->a_c, .x_p = by_block ? 16 : (size_t)st * 16, .x_row = (size_t)st * row, .x_tr = (ptrdiff_t)row, .x_tc = (ptrdiff_t)pixel,
+      .w_k = (size_t)p->taps * (size_t)p->ci, .w_c = 1, .w_tr = op->r * p->ci, .w_tc = p->ci, .channels = p->ci,
       .y = (stored *)call->out[FWD_Y] + (size_t)k_first * p->y_c + (size_t)v.block * map, .y_k = p->y_c, .y_p = by_block ? map : 16,
-      .stream = anx_streams(op->n, op->p, op->q, op->k),
+      .y_row = (size_t)op->q * 16, .stream = anx_streams(op->n, op->p, op->q, op->k),
       .bias = call->in[FWD_BIAS] ? (const float *)call->in[FWD_BIAS] + k_first : NULL, .sums = sums};
   ahead next = {0};
   if (share->next_group < p->groups) {
@@ -186,22 +220,20 @@ void FN(anx_spatial_forward)(const anx_call *call, const anx_share *share, float
     ahead_input(&next, call, &n, share->next_group);
     ahead_spread(&next, (v.p1 - v.p0) * (by_block ? op->q : 1));
   }
-  for (int h = v.p0; h < v.p1; h++) {
+  const int most = rows_at_once(p, share->k1 - share->k0, p->ci * p->a_wp * st);
+  pack_input(call, &v, share->group, 0, v.rows, 0, call->in[FWD_X], call->in[FWD_S], call->in[FWD_T], scratch);
+  for (int h = v.p0, rows; h < v.p1; h += rows) {
+    const range r = met_forward(p->r_low, p->r_count, h * st - p->pad, op->h);
+    for (rows = 1; rows < most && h + rows < v.p1 && same(r, met_forward(p->r_low, p->r_count, (h + rows) * st - p->pad, op->h));) rows++;
+    t.more_rows = rows - 1;
     for (int q = 0; q < (by_block ? op->q : 1); q++) {
-      t.taps = 0;
-      for (int r = p->r_low; r < p->r_low + p->r_count; r++) {
-        const int ih = h * st + r - p->pad;
-        if (ih < 0 || ih >= op->h) continue;
-        for (int s = p->s_low; s < p->s_low + p->s_count; s++) {
-          const int iw = q * st + s - p->pad;
-          if (by_block && (iw < 0 || iw >= op->w)) continue;
-          x_tap[t.taps] = (int32_t)((size_t)(r - p->r_low) * row + (size_t)(s - p->s_low) * pixel);
-          w_tap[t.taps++] = (r * op->r + s) * p->ci;
-        }
-      }
-      t.x = scratch + (size_t)((h - v.p0) * st) * row + (size_t)(q * st) * pixel;
+      const range s = by_block ? met_forward(p->s_low, p->s_count, q * st - p->pad, op->w) : (range){p->s_low, p->s_low + p->s_count};
+      t.tap_rows = r.to - r.from;
+      t.tap_columns = s.to - s.from;
+      t.w = filter + (r.from * op->r + s.from) * p->ci;
+      t.x = scratch + (size_t)((h - v.p0) * st + r.from - p->r_low) * row + (size_t)(q * st + s.from - p->s_low) * pixel;
       const int count = by_block ? v.blocks : op->q;
-      t.fetch = ahead_take(&next, anx_fetch_turns(&t, share->k1 - share->k0, count));
+      t.fetch = ahead_take(&next, rows, anx_fetch_turns(&t, share->k1 - share->k0, count));
       FN(anx_forward)(&t, share->k0, share->k1, ((size_t)h * (size_t)op->q + (size_t)q) * 16, count);
     }
   }
@@ -210,59 +242,53 @@ void FN(anx_spatial_forward)(const anx_call *call, const anx_share *share, float
                        share->k1 - share->k0);
 }
 
-static void input_gradient(const anx_call *call, const anx_share *share, const view *v, const float *d, float *sums, ahead *next) {
+/* Rows of the input that outputs before `row` of the slice own: the last ones have what a stride leaves over. */
+static int owned(const anx_op *op, int row) { return row == op->p ? op->h : row * op->stride; }
+
+/* Rows of the input gradient that belong to output rows p0..p1-1 of v. */
+static void input_gradient(const anx_call *call, const anx_share *share, const view *v, int p0, int p1, const float *d, float *sums, ahead *next) {
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
   const int c_first = share->group * p->gi, st = op->stride, by_block = p->blocks > 1;
   const int masked = call->in[BWD_S] != NULL;
   const float *mean = call->in[call->in[BWD_MEAN] ? BWD_MEAN : BWD_T]; /* no mean: its sums are not wanted */
-  if (masked) memset(sums + 32 * share->c0, 0, (size_t)(share->c1 - share->c0) * 32 * sizeof(float));
   const size_t pixel = (size_t)p->blocks * 16, row = (size_t)p->d_wp * pixel, map = (size_t)op->h * (size_t)op->w * 16;
   const size_t base = (size_t)c_first * p->x_c + (size_t)v->block * map;
-  int32_t x_tap[MAX_TAPS], w_tap[MAX_TAPS];
+  const float *filter = anx_filter(call) + (size_t)share->group * (size_t)p->co * (size_t)p->taps * (size_t)p->gi;
   anx_forward_tile t = {
-      .x = d, .x_c = p->d_k, .x_p = 16,
-      .w = anx_filter(call) + (size_t)share->group * (size_t)p->co * (size_t)p->taps * (size_t)p->gi,
-      .w_k = 1, .w_c = (size_t)p->taps * (size_t)p->gi,
-      .x_tap = x_tap, .w_tap = w_tap, .channels = p->co,
+      .x_c = p->d_k, .x_p = 16, .x_row = row, .x_tr = (ptrdiff_t)row, .x_tc = (ptrdiff_t)pixel, /* the last tap is the first */
+      .w_k = 1, .w_c = (size_t)p->taps * (size_t)p->gi, .w_tr = -st * op->r * p->gi, .w_tc = -st * p->gi, .channels = p->co,
       .y = (stored *)call->out[BWD_DX] + base, .y_k = p->x_c, .y_p = by_block ? map : (size_t)st * 16,
-      .stream = anx_streams(op->n, op->h, op->w, op->c),
+      .y_row = (size_t)op->w * 16, .stream = anx_streams(op->n, op->h, op->w, op->c),
       .add = call->in[BWD_ADD] ? (const stored *)call->in[BWD_ADD] + base : NULL,
       .raw = masked ? (const stored *)call->in[BWD_X] + base : NULL,
       .s = masked ? (const float *)call->in[BWD_S] + c_first : NULL,
       .t = masked ? (const float *)call->in[BWD_T] + c_first : NULL,
       .mean = masked ? mean + c_first : NULL,
       .sums = masked ? sums : NULL};
-  const int h1 = v->p1 == op->p ? op->h : v->p1 * st, runs = by_block || st > op->w ? op->w : st; /* of a row */
-  ahead_spread(next, (h1 - v->p0 * st) * runs);
-  for (int h = v->p0 * st; h < h1; h++) {
-    for (int w = 0; w < runs; w++) {
-      t.taps = 0;
-      for (int r = p->r_low; r < p->r_low + p->r_count; r++) {
-        const int ph = h + p->pad - r;
-        if (ph < 0 || ph % st || ph / st >= op->p) continue;
-        for (int s = p->s_low; s < p->s_low + p->s_count; s++) {
-          const int qw = w + p->pad - s + op->r * st; /* kept positive for the remainder */
-          if (qw % st) continue;
-          const int q = qw / st - op->r;
-          if (by_block && (q < 0 || q >= op->q)) continue;
-          x_tap[t.taps] = (int32_t)((size_t)(ph / st - v->p0 + p->d_pad_h) * row + (size_t)(q + p->d_pad_w) * pixel);
-          w_tap[t.taps++] = (r * op->r + s) * p->gi;
-        }
-      }
+  const int h1 = owned(op, p1), most = st > 1 ? 1 : rows_at_once(p, share->c1 - share->c0, p->co * p->d_wp);
+  for (int h = owned(op, p0), rows; h < h1; h += rows) {
+    const range r = met_gradient(p, op->p, h, st, p->r_low, p->r_count);
+    for (rows = 1; rows < most && h + rows < h1 && same(r, met_gradient(p, op->p, h + rows, st, p->r_low, p->r_count));) rows++;
+    t.more_rows = rows - 1;
+    t.tap_rows = taps_of(r, st);
+    for (int w = 0; w < gradient_runs(p, op); w++) {
+      range s = met_gradient(p, op->q, w, st, p->s_low, p->s_count);
+      if (!by_block) s = stepped(p->s_low, p->s_low + p->s_count, w + p->pad, st);
+      t.tap_columns = taps_of(s, st);
+      const int r_last = r.from + (t.tap_rows - 1) * st, s_last = s.from + (t.tap_columns - 1) * st;
+      t.w = filter + (r_last * op->r + s_last) * p->gi;
+      t.x = d + ((h + p->pad - r_last) / st - v->p0 + p->d_pad_h) * (ptrdiff_t)row + ((w + p->pad - s_last) / st + p->d_pad_w) * (ptrdiff_t)pixel;
       const int count = by_block ? v->blocks : (op->w - w + st - 1) / st;
-      t.fetch = ahead_take(next, anx_fetch_turns(&t, share->c1 - share->c0, count));
+      t.fetch = ahead_take(next, rows, anx_fetch_turns(&t, share->c1 - share->c0, count));
       FN(anx_forward)(&t, share->c0, share->c1, ((size_t)h * (size_t)op->w + (size_t)w) * 16, count);
     }
   }
-  if (call->out[BWD_SUMS])
-    anx_store_partials(call->partial + ((size_t)share->slice * (size_t)op->c + (size_t)(c_first + share->c0)) * 2, sums + 32 * share->c0,
-                       share->c1 - share->c0);
 }
 
 #if PAIR == 2
-/* Tile of act(X) for the weight gradient: one channel after the other, columns by phase; see anx_weight_tiles. */
-static void pack_weight_input(const anx_call *call, const view *v, int group, float *tile) {
+/* Rows first..last-1 of the tile of act(X) for the weight gradient: one channel after the other, columns by phase; see anx_weight_tiles. */
+static void pack_weight_input(const anx_call *call, const view *v, int group, int first, int last, float *tile) {
   const anx_conv_plan *p = &call->conv;
   const anx_weight_tiles *tiles = &p->weights;
   const anx_op *op = call->op;
@@ -272,7 +298,7 @@ static void pack_weight_input(const anx_call *call, const view *v, int group, fl
     const int channel = group * p->gi + c;
     const stored *x = (const stored *)call->in[BWD_X] + (size_t)channel * p->x_c + (size_t)v->block * map;
     const float *s = call->in[BWD_S] ? (const float *)call->in[BWD_S] + channel : NULL, *t = s ? (const float *)call->in[BWD_T] + channel : NULL;
-    for (int i = 0; i < v->rows; i++) {
+    for (int i = first; i < last; i++) {
       float *row = tile + (size_t)c * tiles->a_c + (size_t)i * tiles->a_row;
       const int h = top + i;
       memset(row, 0, tiles->a_row * sizeof *row);
@@ -294,15 +320,15 @@ static void pack_weight_input(const anx_call *call, const view *v, int group, fl
   }
 }
 
-/* The inner rows of the gradient's tile, one channel after the other. */
-static void split_gradient(const anx_call *call, const view *v, const anx_share *share, const float *d, float *rows) {
+/* Rows first..last-1 of the slice, of the gradient's tile, one channel after the other. */
+static void split_gradient(const anx_call *call, const view *v, const anx_share *share, int first, int last, const float *d, float *rows) {
   const anx_conv_plan *p = &call->conv;
   const anx_weight_tiles *tiles = &p->weights;
   const int q = call->op->q, by_block = p->blocks > 1;
   const size_t pixel = (size_t)p->blocks * 16, row = (size_t)p->d_wp * pixel;
   d += (size_t)p->d_pad_h * row + (size_t)p->d_pad_w * pixel;
   for (int k = share->k0 / 2 * 2; k < share->k1; k += 2) {
-    for (int i = 0; i < v->p1 - v->p0; i++) {
+    for (int i = first; i < last; i++) {
       for (int j = 0; j < (by_block ? q : 1); j++) {
         float *low = rows + (size_t)k * tiles->d_k + (size_t)i * tiles->d_row + (size_t)j * tiles->d_pixel;
         anx_split_slots(low, k + 1 < p->go ? low + tiles->d_k : NULL, d + (size_t)(k / 2) * p->d_k + (size_t)i * row + (size_t)j * pixel, 16,
@@ -313,7 +339,14 @@ static void split_gradient(const anx_call *call, const view *v, const anx_share 
 }
 #endif
 
-static void weight_gradient(const anx_call *call, const anx_share *share, const view *v, const float *a, const float *d, ahead *next) {
+/* Blocks of the weight gradient's register tiles for one part of the rows. */
+static int weight_blocks(const anx_conv_plan *p, const anx_share *share) {
+  const int k = share->k1 - share->k0, parts = calls(k, WEIGHT_ROWS);
+  return parts * calls(p->r_count * p->s_count * p->gi, anx_weight_width[calls(k, parts)]);
+}
+
+/* Adds what rows r0..r0+n-1 of the slice contribute. */
+static void weight_gradient(const anx_call *call, const anx_share *share, const view *v, int r0, int n, const float *a, const float *d, ahead *next) {
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
   float lanes[32 * 16] __attribute__((aligned(64))) = {0}, out[32];
@@ -321,51 +354,50 @@ static void weight_gradient(const anx_call *call, const anx_share *share, const 
   size_t place[WEIGHT_COLUMNS];
   const anx_weight_tiles *w = &p->weights;
   const size_t d_row = w->d_row, st = (size_t)op->stride;
-  const int met = p->r_count * p->s_count, all = met * p->gi, rows = v->p1 - v->p0, by_block = p->blocks > 1;
+  const int all = p->r_count * p->s_count * p->gi, by_block = p->blocks > 1;
   const size_t filter = (size_t)p->taps * (size_t)p->gi;
   float *dw = (float *)call->out[BWD_DW] + (size_t)(share->group * p->go) * filter;
   const int vectors = ((by_block ? v->blocks : op->q) + PAIR - 1) / PAIR; /* of a run */
-  if (share->slice == 0) memset(dw + (size_t)share->k0 * filter, 0, (size_t)(share->k1 - share->k0) * filter * sizeof(float));
-  const int part = p->weight_rows, k_parts = calls(share->k1 - share->k0, WEIGHT_ROWS);
-  ahead_spread(next, calls(rows, part) * k_parts * calls(all, anx_weight_width[calls(share->k1 - share->k0, k_parts)]));
-  for (int r0 = 0; r0 < rows; r0 += part) {
-    const int n = rows - r0 < part ? rows - r0 : part;
-    for (int k = share->k0; k < share->k1;) {
-      const int kb = anx_part(share->k1 - share->k0, WEIGHT_ROWS, k - share->k0);
-      const float *dk = d + (size_t)k * w->d_k + (size_t)r0 * d_row, *ak = a + (size_t)r0 * st * w->a_row;
-      int c = 0, r = 0, s = 0; /* columns: input channel outside, tap inside, so that neighbours share rows of A */
-      for (int j0 = 0; j0 < all;) {
-        const int jb = anx_part(all, anx_weight_width[kb], j0);
-        for (int j = 0; j < jb; j++) {
-          columns[j] = ak + (size_t)c * w->a_c + (size_t)r * w->a_row + (size_t)(s % w->phases) * w->a_phase + (size_t)(s / w->phases) * w->a_pixel;
-          place[j] = (size_t)((r + p->r_low) * op->r + s + p->s_low) * (size_t)p->gi + (size_t)c;
-          if (++s < p->s_count) continue;
-          s = 0;
-          if (++r < p->r_count) continue;
-          r = 0;
-          c++;
-        }
-        anx_fetch fetch = ahead_take(next, n * (by_block ? op->q : 1) * vectors * LANES);
-        if (!fetch.at) fetch.at = (const char *)dk;
-        if (by_block) FN(anx_weight)(dk, w->d_k, columns, n, d_row, st * w->a_row, op->q, w->d_pixel, st * w->a_pixel, vectors, 16, 16, fetch, lanes, kb, jb);
-        else FN(anx_weight)(dk, w->d_k, columns, 1, 0, 0, n, d_row, st * w->a_row, vectors, 16, w->a_step, fetch, lanes, kb, jb);
-        for (int i = 0; i < kb * jb; i += 4) anx_lane_sum4(lanes + 16 * i, out + i);
-        for (int i = 0; i < kb; i++) {
-          for (int j = 0; j < jb; j++) dw[(size_t)(k + i) * filter + place[j]] += out[i * jb + j];
-        }
-        j0 += jb;
+  for (int k = share->k0; k < share->k1;) {
+    const int kb = anx_part(share->k1 - share->k0, WEIGHT_ROWS, k - share->k0);
+    const float *dk = d + (size_t)k * w->d_k + (size_t)r0 * d_row, *ak = a + (size_t)r0 * st * w->a_row;
+    int c = 0, r = 0, s = 0; /* columns: input channel outside, tap inside, so that neighbours share rows of A */
+    for (int j0 = 0; j0 < all;) {
+      const int jb = anx_part(all, anx_weight_width[kb], j0);
+      for (int j = 0; j < jb; j++) {
+        columns[j] = ak + (size_t)c * w->a_c + (size_t)r * w->a_row + (size_t)(s % w->phases) * w->a_phase + (size_t)(s / w->phases) * w->a_pixel;
+        place[j] = (size_t)((r + p->r_low) * op->r + s + p->s_low) * (size_t)p->gi + (size_t)c;
+        if (++s < p->s_count) continue;
+        s = 0;
+        if (++r < p->r_count) continue;
+        r = 0;
+        c++;
       }
-      k += kb;
+      anx_fetch fetch = ahead_take(next, 1, n * (by_block ? op->q : 1) * vectors * LANES);
+      if (!fetch.at) fetch.at = (const char *)dk;
+      if (by_block) FN(anx_weight)(dk, w->d_k, columns, n, d_row, st * w->a_row, op->q, w->d_pixel, st * w->a_pixel, vectors, 16, 16, fetch, lanes, kb, jb);
+      else FN(anx_weight)(dk, w->d_k, columns, 1, 0, 0, n, d_row, st * w->a_row, vectors, 16, w->a_step, fetch, lanes, kb, jb);
+      for (int i = 0; i < kb * jb; i += 4) anx_lane_sum4(lanes + 16 * i, out + i);
+      for (int i = 0; i < kb; i++) {
+        for (int j = 0; j < jb; j++) dw[(size_t)(k + i) * filter + place[j]] += out[i * jb + j];
+      }
+      j0 += jb;
     }
+    k += kb;
   }
-  if (!call->out[BWD_DBIAS]) return;
+}
+
+static void bias_gradient(const anx_call *call, const anx_share *share, const view *v, const float *d) {
+  const anx_conv_plan *p = &call->conv;
+  const anx_weight_tiles *w = &p->weights;
+  const int by_block = p->blocks > 1, vectors = ((by_block ? v->blocks : call->op->q) + PAIR - 1) / PAIR;
   float *bias = (float *)call->out[BWD_DBIAS] + share->group * p->go;
   for (int k = share->k0; k < share->k1; k++) {
     float sum[16] __attribute__((aligned(64))) = {0};
-    for (int i = 0; i < rows; i++) {
-      for (int q = 0; q < (by_block ? op->q : 1); q++) {
+    for (int i = 0; i < v->p1 - v->p0; i++) {
+      for (int q = 0; q < (by_block ? call->op->q : 1); q++) {
         for (int b = 0; b < vectors; b++) {
-          const float *at = d + (size_t)k * w->d_k + (size_t)i * d_row + (size_t)q * w->d_pixel + (size_t)b * 16;
+          const float *at = d + (size_t)k * w->d_k + (size_t)i * w->d_row + (size_t)q * w->d_pixel + (size_t)b * 16;
           for (int l = 0; l < 16; l += VL) vstore(sum + l, vmac(vones(), vload(at + l), vload(sum + l)));
         }
       }
@@ -375,32 +407,51 @@ static void weight_gradient(const anx_call *call, const anx_share *share, const 
   }
 }
 
+/* Some rows of the slice at a time go through all of it: D packed, input gradient, act(X) packed, weight gradient. */
 void FN(anx_spatial_backward)(const anx_call *call, const anx_share *share, float *scratch) {
   const anx_conv_plan *p = &call->conv;
-  const view v = slice_view(p, call->op, share->slice);
+  const anx_op *op = call->op;
+  const view v = slice_view(p, op, share->slice);
   const int need_dx = share->c1 > share->c0, need_dw = share->k1 > share->k0;
   const int halo = need_dx ? p->d_pad_h : 0, k0 = need_dx ? 0 : share->k0, k1 = need_dx ? p->go : share->k1;
-  const int more = share->next_group < p->groups;
-  const view n = slice_view(p, call->op, more ? share->next_slice : 0);
-  ahead next = {0};
-  float *d = scratch + p->a_floats;
-  pack_gradient(call, &v, halo, share->group, k0, k1, d);
-  if (more) ahead_gradient(&next, call, &n, halo, share->next_group, k0, k1);
-  if (need_dx) {
-    if (more && !need_dw) ahead_input(&next, call, &n, share->next_group);
-    input_gradient(call, share, &v, d, d + p->d_floats, &next);
-  }
-  if (!need_dw) return;
+  const int rows = v.p1 - v.p0, c_first = share->group * p->gi;
+  const size_t filter = (size_t)p->taps * (size_t)p->gi;
+  float *a = scratch, *tile = a + p->a_floats, *sums = tile + p->d_floats;
 #if PAIR == 1
-  pack_input(call, &v, share->group, call->in[BWD_X], call->in[BWD_S], call->in[BWD_T], scratch);
-  d += (size_t)p->d_pad_h * p->weights.d_row + (size_t)p->d_pad_w * p->weights.d_pixel;
+  float *d = tile + (size_t)p->d_pad_h * p->weights.d_row + (size_t)p->d_pad_w * p->weights.d_pixel;
 #else
-  float *rows = d + p->d_floats + p->sums_floats + p->sparse_floats;
-  pack_weight_input(call, &v, share->group, scratch);
-  split_gradient(call, &v, share, d, rows);
-  d = rows;
+  float *d = sums + p->sums_floats + p->sparse_floats;
 #endif
-  if (need_dx) next = (ahead){0};
-  if (more) ahead_input(&next, call, &n, share->next_group);
-  weight_gradient(call, share, &v, scratch, d, &next);
+  ahead during_dx = {0}, during_dw = {0};
+  if (share->next_group < p->groups) {
+    const view n = slice_view(p, op, share->next_slice);
+    ahead_gradient(need_dx ? &during_dx : &during_dw, call, &n, halo, share->next_group, k0, k1);
+    ahead_input(need_dw ? &during_dw : &during_dx, call, &n, share->next_group);
+    ahead_spread(&during_dx, (owned(op, v.p1) - owned(op, v.p0)) * gradient_runs(p, op));
+    if (need_dw) ahead_spread(&during_dw, calls(rows, p->weight_rows) * weight_blocks(p, share));
+  }
+  if (call->in[BWD_S]) memset(sums + 32 * share->c0, 0, (size_t)(share->c1 - share->c0) * 32 * sizeof(float));
+  if (share->slice == 0 && need_dw)
+    memset((float *)call->out[BWD_DW] + (size_t)(share->group * p->go + share->k0) * filter, 0, (size_t)(share->k1 - share->k0) * filter * sizeof(float));
+  int d_packed = v.p0 - halo, a_packed = 0;
+  for (int r0 = 0, r1; r0 < rows; r0 = r1) {
+    r1 = r0 + p->weight_rows < rows ? r0 + p->weight_rows : rows;
+    pack_gradient(call, &v, d_packed, v.p0 + r1 + halo, share->group, k0, k1, tile);
+    d_packed = v.p0 + r1 + halo;
+    if (need_dx) input_gradient(call, share, &v, v.p0 + r0, v.p0 + r1, tile, sums, &during_dx);
+    if (!need_dw) continue;
+    const int a_needed = (r1 - 1) * op->stride + p->r_count;
+#if PAIR == 1
+    pack_input(call, &v, share->group, a_packed, a_needed, 1, call->in[BWD_X], call->in[BWD_S], call->in[BWD_T], a);
+#else
+    pack_weight_input(call, &v, share->group, a_packed, a_needed, a);
+    split_gradient(call, &v, share, r0, r1, tile, d);
+#endif
+    a_packed = a_needed;
+    weight_gradient(call, share, &v, r0, r1 - r0, a, d, &during_dw);
+  }
+  if (call->out[BWD_SUMS])
+    anx_store_partials(call->partial + ((size_t)share->slice * (size_t)op->c + (size_t)(c_first + share->c0)) * 2, sums + 32 * share->c0,
+                       share->c1 - share->c0);
+  if (need_dw && call->out[BWD_DBIAS]) bias_gradient(call, share, &v, d);
 }

@@ -79,7 +79,12 @@ AI void anx_pack_gradient_slots(float *dst, size_t dst_step, const stored *g, co
 
 #include "pairs.h"
 
-AI void anx_zero_vectors(float *dst, size_t vectors) { memset(dst, 0, vectors * 16 * sizeof(float)); }
+AI void anx_zero_vectors(float *dst, int vectors) {
+  for (int i = 0; i < vectors * 16; i += VL) {
+    vstore(dst + i, vzero());
+    __asm__ volatile(""); /* no call of memset: most often it is one vector */
+  }
+}
 
 /* A vector of ones, to sum slots with vmac. */
 AI vf vones(void) {

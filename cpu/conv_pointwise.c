@@ -15,7 +15,6 @@
 #define COLUMNS 128       /* rows of A that stay in the second level cache while D's rows pass */
 #define WIDE 64           /* input channels of one panel of the transposed tile */
 
-static const int32_t no_offset[1] = {0};
 
 static void slice_range(const anx_conv_plan *p, int slice, int *first, int *count) {
   *first = slice * p->rows;
@@ -131,7 +130,7 @@ void FN(anx_pointwise_forward)(const anx_call *call, const anx_share *share, flo
   const anx_forward_tile tile = {
       .x = slots, .x_c = x_c, .x_p = 16,
       .w = anx_filter(call) + (size_t)k_first * (size_t)p->ci, .w_k = (size_t)p->ci, .w_c = 1,
-      .x_tap = no_offset, .w_tap = no_offset, .channels = p->ci, .taps = 1,
+      .channels = p->ci, .tap_rows = 1, .tap_columns = 1,
       .y = (stored *)call->out[FWD_Y] + (size_t)k_first * p->y_c + (size_t)first * 16, .y_k = p->y_c, .y_p = 16,
       .stream = anx_streams(call->op->n, call->op->p, call->op->q, call->op->k),
       .bias = call->in[FWD_BIAS] ? (const float *)call->in[FWD_BIAS] + k_first : NULL, .sums = sums};
@@ -189,7 +188,7 @@ static void input_gradient(const anx_call *call, const anx_share *share, const f
   anx_forward_tile t = {
       .x = d, .x_c = d_k, .x_p = 16,
       .w = anx_filter(call) + (size_t)share->group * (size_t)p->co * (size_t)p->gi, .w_k = 1, .w_c = (size_t)p->gi,
-      .x_tap = no_offset, .w_tap = no_offset, .channels = p->co, .taps = 1, .y_k = strided ? p->a_c : p->x_c, .y_p = 16};
+      .channels = p->co, .tap_rows = 1, .tap_columns = 1, .y_k = strided ? p->a_c : p->x_c, .y_p = 16};
   if (strided) {
     anx_tile_floats(&t, sparse);
   } else {
@@ -220,7 +219,7 @@ static void weights_by_product(const anx_conv_plan *p, float *dw, const anx_shar
     for (int k = share->k0; k < share->k1;) {
       const int kb = anx_part(share->k1 - share->k0, FORWARD_CHANNELS, k - share->k0);
       anx_forward_tile t = {.x = a + (size_t)c0 * (size_t)vectors * 16, .x_c = (size_t)width, .x_p = 16, .w = d + (size_t)k * d_k, .w_k = d_k, .w_c = 1,
-                            .x_tap = no_offset, .w_tap = no_offset, .channels = vectors * 16, .taps = 1, .y_k = WIDE, .y_p = 16};
+                            .channels = vectors * 16, .tap_rows = 1, .tap_columns = 1, .y_k = WIDE, .y_p = 16};
       anx_tile_floats(&t, out);
       FN(anx_forward)(&t, 0, kb, 0, width / 16);
       for (int i = 0; i < kb; i++) {

@@ -3,14 +3,23 @@
 #include "tile.h"
 
 #define FORWARD_NAME(KB, PB) [KB][PB] = forward_##KB##_##PB,
-typedef void (*forward_fn)(const anx_forward_tile *, int first, int tiles);
+typedef void (*forward_fn)(const anx_forward_tile *, anx_place, int tiles, int rows);
 static const forward_fn forward_table[FORWARD_CHANNELS + 1][FORWARD_PIXELS + 1] = {FORWARD_ALL(FORWARD_NAME)};
 
+/* A row's tiles are as equal as possible: `wide` of them one pixel wider. The sums of a batch norm go from pixel to pixel and row to row. */
 static void channels(const anx_forward_tile *t, int kb, int count) {
-  /* `tiles` tiles as equal as possible: `wide` of them one pixel wider */
   const int most = anx_forward_width[kb], tiles = (count + most - 1) / most, narrow = count / tiles, wide = count % tiles;
-  if (wide) forward_table[kb][narrow + 1](t, 0, wide);
-  if (tiles > wide) forward_table[kb][narrow](t, wide * (narrow + 1), tiles - wide);
+  anx_place row = {t->x, 0, 0};
+  if (!wide) {
+    forward_table[kb][narrow](t, row, tiles, t->more_rows + 1);
+    return;
+  }
+  const size_t pixels = (size_t)wide * (size_t)(narrow + 1), fetches = (size_t)t->channels * FETCHES * t->fetch.step;
+  for (int i = 0; i <= t->more_rows; i++, row.x += t->x_row, row.at += t->y_row, row.fetched += (size_t)count * fetches) {
+    const anx_place rest = {row.x + pixels * t->x_p, row.at + pixels * t->y_p, row.fetched + pixels * fetches};
+    forward_table[kb][narrow + 1](t, row, wide, 1);
+    forward_table[kb][narrow](t, rest, tiles - wide, 1);
+  }
 }
 
 void FN(anx_forward)(const anx_forward_tile *base, int k0, int k1, size_t at, int count) {

@@ -23,12 +23,12 @@ typedef struct anx_fetch {
 } anx_fetch;
 
 typedef struct anx_forward_tile {
-  const float *x;  /* slots of the input at tap offset 0, pixel 0 */
+  const float *x;  /* slots of the input at the first tap, pixel 0 */
   size_t x_c, x_p; /* channel stride, pixel stride, slots */
   const float *w;
   size_t w_k, w_c; /* output channel stride, reduction channel stride */
-  const int32_t *x_tap, *w_tap;
-  int channels, taps;
+  int channels, tap_rows, tap_columns;     /* taps are a rectangle */
+  ptrdiff_t x_tr, x_tc, w_tr, w_tc;        /* from one row of taps to the next, and one column; nothing with one tap */
   stored *y;
   float *wide; /* bf16: results in fp32 in place of y, or null; see anx_tile_floats */
   size_t y_k, y_p;
@@ -38,8 +38,16 @@ typedef struct anx_forward_tile {
   const stored *raw;  /* raw input whose activation masks, same strides as y, or null */
   const float *s, *t, *mean; /* [KB], with raw */
   float *sums;       /* [KB][2][16] lane vectors, or null */
+  int more_rows;     /* rows after the first, x_row and y_row from one to the next */
+  size_t x_row, y_row;
   anx_fetch fetch;   /* not with one tap */
 } anx_forward_tile;
+
+/* Where in a run of tiles we are: the input of the next one, the offset of its results, and in 1/256 bytes what has been fetched. */
+typedef struct anx_place {
+  const float *x;
+  size_t at, fetched;
+} anx_place;
 
 /* The results of a tile go to fp32 memory whatever is stored elsewhere. */
 AI void anx_tile_floats(anx_forward_tile *t, float *y) {
@@ -53,7 +61,7 @@ AI void anx_tile_floats(anx_forward_tile *t, float *y) {
 #if ANX_ACCUMULATORS >= 24 && VL == 16
 #define FORWARD_CHANNELS 6
 #define FORWARD_PIXELS 14
-static const int8_t anx_forward_width[FORWARD_CHANNELS + 1] = {0, 14, 10, 8, 6, 4, 4};
+static const int8_t anx_forward_width[FORWARD_CHANNELS + 1] = {0, 14, 9, 7, 5, 4, 4};
 #define WEIGHT_ROWS 6
 #define WEIGHT_COLUMNS 9
 static const int8_t anx_weight_width[WEIGHT_ROWS + 1] = {0, 9, 9, 8, 6, 4, 4};
@@ -82,7 +90,7 @@ static const int8_t anx_weight_width[WEIGHT_ROWS + 1] = {0, 9, 5, 4};
 
 /* Turns of fetching while kb output channels of count pixels are computed. */
 AI int anx_fetch_turns(const anx_forward_tile *t, int kb, int count) {
-  return (kb + FORWARD_CHANNELS - 1) / FORWARD_CHANNELS * count * t->channels * FETCHES;
+  return (kb + FORWARD_CHANNELS - 1) / FORWARD_CHANNELS * (t->more_rows + 1) * count * t->channels * FETCHES;
 }
 
 /* Splits n into parts of at most most, as equal as possible: the size of the part that starts at `at`. */
@@ -91,110 +99,140 @@ AI int anx_part(int n, int most, int at) {
   return (left + parts - 1) / parts;
 }
 
-AI void anx_forward_body(const anx_forward_tile *t, size_t pixel, const int KB, const int PB, const int ONE_TAP) {
-  const float *x0 = t->x + pixel * t->x_p;
-  const size_t at = pixel * t->y_p;
+/* What one tap of one reduction channel adds to the accumulators a. */
+AI void anx_tap(vf *a, const float *x, size_t x_p, const float *w, size_t w_k, const int KB, const int PB) {
+  vf v[16]; /* PB LANES of them */
+  UNROLL for (int p = 0; p < PB; p++) {
+    UNROLL for (int l = 0; l < LANES; l++) v[p * LANES + l] = vload(x + (size_t)p * x_p + l * VL);
+  }
+  UNROLL for (int k = 0; k < KB; k++) {
+    const vf b = vset(w[(size_t)k * w_k]);
+    UNROLL for (int p = 0; p < PB * LANES; p++) a[k * PB * LANES + p] = vmac(b, v[p], a[k * PB * LANES + p]);
+  }
+}
+
+/* Three taps in a row, of pixels that are neighbours: what it loads serves all three. */
+AI void anx_three_taps(vf *a, const float *x, const float *w, ptrdiff_t w_tc, size_t w_k, const int KB, const int PB) {
+  vf v[32];
+  UNROLL for (int p = 0; p < (PB + 2) * LANES; p++) v[p] = vload(x + p * VL);
+  UNROLL for (int i = 0; i < 3; i++, w += w_tc) {
+    UNROLL for (int k = 0; k < KB; k++) {
+      const vf b = vset(w[(size_t)k * w_k]);
+      UNROLL for (int p = 0; p < PB * LANES; p++) a[k * PB * LANES + p] = vmac(b, v[i * LANES + p], a[k * PB * LANES + p]);
+    }
+  }
+}
+
+/* ONE_TAP: there is one. THREE: there are three in a row, and pixels are neighbours in x and in y. */
+AI void anx_forward_body(const anx_forward_tile *t, anx_place place, const int KB, const int PB, const int ONE_TAP, const int THREE) {
+  /* copies: as far as the compiler knows, a store into y may change t */
+  const size_t x_c = t->x_c, x_p = THREE ? 16 : t->x_p, w_c = t->w_c, w_k = t->w_k, y_k = t->y_k, y_p = THREE ? 16 : t->y_p;
+  const ptrdiff_t x_tr = t->x_tr, x_tc = t->x_tc, w_tr = t->w_tr, w_tc = t->w_tc;
+  const int channels = t->channels, tap_rows = t->tap_rows, columns = t->tap_columns, stream = t->stream;
+  stored *const y = t->y + place.at;
+  float *const wide = PAIR == 2 && t->wide ? t->wide + place.at : NULL;
+  const stored *const raw = t->raw ? t->raw + place.at : NULL, *const add = t->add ? t->add + place.at : NULL;
+  const float *const bias = t->bias, *const mask_s = t->s, *const mask_t = t->t, *const mean = t->mean;
+  float *const sums = t->sums;
+  const char *const fetch = t->fetch.at;
+  const size_t fetch_step = (size_t)t->fetch.step * (size_t)PB;
   vf a[32]; /* a constant size: the compiler keeps variable-length arrays in memory */
   UNROLL for (int i = 0; i < KB * PB * LANES; i++) a[i] = vzero();
   UNROLL for (int k = 0; k < KB && !ONE_TAP; k++) { /* what the epilogue needs */
-    const size_t o = at + (size_t)k * t->y_k;
-    if (!t->stream) {
-      UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(t->y + o + (size_t)p * t->y_p, 1);
+    if (raw) {
+      UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(raw + (size_t)k * y_k + (size_t)p * y_p);
     }
-    if (t->raw) {
-      UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(t->raw + o + (size_t)p * t->y_p);
-    }
-    if (t->add) {
-      UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(t->add + o + (size_t)p * t->y_p);
+    if (add) {
+      UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(add + (size_t)k * y_k + (size_t)p * y_p);
     }
   }
-  const char *const fetch = t->fetch.at;
-  const size_t fetch_step = (size_t)t->fetch.step * (size_t)PB;
-  size_t fetched = pixel * (size_t)t->channels * FETCHES * t->fetch.step;
-  const float *wc = t->w;
-  const size_t x_c = t->x_c, x_p = t->x_p, w_c = t->w_c, w_k = t->w_k;
-  const int channels = t->channels, taps = ONE_TAP ? 1 : t->taps;
-  const int32_t *const x_tap = t->x_tap, *const w_tap = t->w_tap;
-  if (ONE_TAP) {
-    x0 += x_tap[0];
-    wc += w_tap[0];
-  }
-  for (int c = 0; c < channels; c++, x0 += x_c, wc += w_c) {
-    if (!ONE_TAP) {
-      UNROLL for (int i = 0; i < FETCHES; i++, fetched += fetch_step) __builtin_prefetch(fetch + (fetched >> 8), 0, 2);
+  const float *xc = place.x, *wc = t->w;
+  size_t fetched = place.fetched;
+  for (int c = 0; c < channels; c++, xc += x_c, wc += w_c) {
+    if (ONE_TAP) {
+      anx_tap(a, xc, x_p, wc, w_k, KB, PB);
+      continue;
     }
-    for (int i = 0; i < taps; i++) {
-      const float *x = ONE_TAP ? x0 : x0 + x_tap[i], *w = ONE_TAP ? wc : wc + w_tap[i];
-      vf v[16]; /* PB LANES of them */
-      UNROLL for (int p = 0; p < PB; p++) {
-        UNROLL for (int l = 0; l < LANES; l++) v[p * LANES + l] = vload(x + (size_t)p * x_p + l * VL);
-      }
-      UNROLL for (int k = 0; k < KB; k++) {
-        const vf b = vset(w[(size_t)k * w_k]);
-        UNROLL for (int p = 0; p < PB * LANES; p++) a[k * PB * LANES + p] = vmac(b, v[p], a[k * PB * LANES + p]);
+    UNROLL for (int i = 0; i < FETCHES; i++, fetched += fetch_step) __builtin_prefetch(fetch + (fetched >> 8), 0, 2);
+    const float *xr = xc, *wr = wc;
+    for (int r = 0; r < tap_rows; r++, xr += x_tr, wr += w_tr) {
+      if (THREE) {
+        anx_three_taps(a, xr, wr, w_tc, w_k, KB, PB);
+      } else {
+        for (int i = 0; i < columns; i++) anx_tap(a, xr + i * x_tc, x_p, wr + i * w_tc, w_k, KB, PB);
       }
     }
   }
   UNROLL for (int k = 0; k < KB; k++) {
-    if (t->bias) {
-      const vf b = vset(t->bias[k]);
-      UNROLL for (int p = 0; p < PB * LANES; p++) a[k * PB * LANES + p] = a[k * PB * LANES + p] + b;
+    vf *const ak = a + k * PB * LANES;
+    if (bias) {
+      const vf b = vset(bias[k]);
+      UNROLL for (int p = 0; p < PB * LANES; p++) ak[p] = ak[p] + b;
     }
-    if (t->add) {
-      const stored *add = t->add + at + (size_t)k * t->y_k;
+    if (add) {
+      const stored *from = add + (size_t)k * y_k;
       UNROLL for (int p = 0; p < PB; p++) {
-        UNROLL for (int l = 0; l < LANES; l++) {
-          const int i = (k * PB + p) * LANES + l;
-          a[i] = a[i] + aload(add + (size_t)p * t->y_p + l * VL);
-        }
+        UNROLL for (int l = 0; l < LANES; l++) ak[p * LANES + l] = ak[p * LANES + l] + aload(from + (size_t)p * y_p + l * VL);
       }
     }
-    if (t->raw) {
-      const stored *raw = t->raw + at + (size_t)k * t->y_k;
-      float *sums = t->sums + 32 * k;
-      const vf s = vset(t->s[k]), shift = vset(t->t[k]), mean = vset(t->mean[k]);
+    if (raw) {
+      const stored *from = raw + (size_t)k * y_k;
+      const vf s = vset(mask_s[k]), shift = vset(mask_t[k]), m = vset(mean[k]);
       UNROLL for (int l = 0; l < LANES; l++) {
-        vf s1 = vload(sums + l * VL), s2 = vload(sums + 16 + l * VL);
+        vf s1 = vload(sums + 32 * k + l * VL), s2 = vload(sums + 32 * k + 16 + l * VL);
         UNROLL for (int p = 0; p < PB; p++) {
-          const int i = (k * PB + p) * LANES + l;
-          const vf r = aload(raw + (size_t)p * t->y_p + l * VL);
-          a[i] = vkeep_gt(a[i], vaffine(s, r, shift), vzero());
-          s1 = s1 + a[i];
-          s2 = vfma(a[i], r - mean, s2);
+          const int i = p * LANES + l;
+          const vf r = aload(from + (size_t)p * y_p + l * VL);
+          ak[i] = vkeep_gt(ak[i], vaffine(s, r, shift), vzero());
+          s1 = s1 + ak[i];
+          s2 = vfma(ak[i], r - m, s2);
         }
-        vstore(sums + l * VL, s1);
-        vstore(sums + 16 + l * VL, s2);
+        vstore(sums + 32 * k + l * VL, s1);
+        vstore(sums + 32 * k + 16 + l * VL, s2);
       }
-    } else if (t->sums) {
-      float *sums = t->sums + 32 * k;
+    } else if (sums) {
       UNROLL for (int l = 0; l < LANES; l++) {
-        vf s1 = vload(sums + l * VL), s2 = vload(sums + 16 + l * VL);
+        vf s1 = vload(sums + 32 * k + l * VL), s2 = vload(sums + 32 * k + 16 + l * VL);
         UNROLL for (int p = 0; p < PB; p++) {
-          const int i = (k * PB + p) * LANES + l;
-          s1 = s1 + a[i];
-          s2 = vfma(a[i], a[i], s2);
+          const int i = p * LANES + l;
+          s1 = s1 + ak[i];
+          s2 = vfma(ak[i], ak[i], s2);
         }
-        vstore(sums + l * VL, s1);
-        vstore(sums + 16 + l * VL, s2);
+        vstore(sums + 32 * k + l * VL, s1);
+        vstore(sums + 32 * k + 16 + l * VL, s2);
       }
     }
-    const size_t o = at + (size_t)k * t->y_k;
-    UNROLL for (int p = 0; p < PB; p++) {
-      UNROLL for (int l = 0; l < LANES; l++) {
-        if (PAIR == 2 && t->wide) vstore(t->wide + o + (size_t)p * t->y_p + l * VL, a[(k * PB + p) * LANES + l]);
-        else awrite(t->y + o + (size_t)p * t->y_p + l * VL, a[(k * PB + p) * LANES + l], t->stream);
+    if (wide) {
+      UNROLL for (int p = 0; p < PB; p++) {
+        UNROLL for (int l = 0; l < LANES; l++) vstore(wide + (size_t)k * y_k + (size_t)p * y_p + l * VL, ak[p * LANES + l]);
+      }
+    } else if (stream) {
+      UNROLL for (int p = 0; p < PB; p++) {
+        UNROLL for (int l = 0; l < LANES; l++) awrite(y + (size_t)k * y_k + (size_t)p * y_p + l * VL, ak[p * LANES + l], 1);
+      }
+    } else {
+      UNROLL for (int p = 0; p < PB; p++) {
+        UNROLL for (int l = 0; l < LANES; l++) awrite(y + (size_t)k * y_k + (size_t)p * y_p + l * VL, ak[p * LANES + l], 0);
       }
     }
   }
 }
 
-#define FORWARD_ONE(KB, PB)                                                                                          \
-  static __attribute__((noinline)) void forward_##KB##_##PB(const anx_forward_tile *t, int first, int tiles) {        \
-    for (int i = 0; i < tiles; i++) {                                                                                 \
-      const size_t p = (size_t)first + (size_t)i * PB;                                                                \
-      if (t->taps == 1) anx_forward_body(t, p, KB, PB, 1);                                                            \
-      else anx_forward_body(t, p, KB, PB, 0);                                                                         \
-    }                                                                                                                 \
+AI int anx_three(const anx_forward_tile *t) { return t->tap_columns == 3 && t->x_tc == 16 && t->x_p == 16 && t->y_p == 16; }
+
+/* One row, or all rows, of `tiles` tiles. */
+#define FORWARD_ONE(KB, PB)                                                                                                     \
+  static __attribute__((noinline)) void forward_##KB##_##PB(const anx_forward_tile *t, anx_place row, int tiles, int rows) {     \
+    const size_t x_step = PB * t->x_p, y_step = PB * t->y_p, fetches = PB * (size_t)t->channels * FETCHES * t->fetch.step;       \
+    for (int j = 0; j < rows; j++, row.x += t->x_row, row.at += t->y_row) {                                                      \
+      anx_place place = {row.x, row.at, row.fetched};                                                                            \
+      for (int i = 0; i < tiles; i++, place.x += x_step, place.at += y_step, place.fetched += fetches) {                         \
+        if (t->tap_columns * t->tap_rows == 1) anx_forward_body(t, place, KB, PB, 1, 0);                                         \
+        else if (anx_three(t)) anx_forward_body(t, place, KB, PB, 0, 1);                                                                    \
+        else anx_forward_body(t, place, KB, PB, 0, 0);                                                                           \
+      }                                                                                                                          \
+      row.fetched = place.fetched;                                                                                               \
+    }                                                                                                                            \
   }
 
 #define WEIGHT_ARGUMENTS                                                                                              \
@@ -237,7 +275,7 @@ AI void anx_weight_body(WEIGHT_ARGUMENTS, const int KB, const int JB) {
 
 #if FORWARD_CHANNELS == 6 && FORWARD_PIXELS == 14
 #define FORWARD_ALL(F) F(1,1) F(1,2) F(1,3) F(1,4) F(1,5) F(1,6) F(1,7) F(1,8) F(1,9) F(1,10) F(1,11) F(1,12) F(1,13) F(1,14) F(2,1) F(2,2) F(2,3) F(2,4) F(2,5) \
-  F(2,6) F(2,7) F(2,8) F(2,9) F(2,10) F(3,1) F(3,2) F(3,3) F(3,4) F(3,5) F(3,6) F(3,7) F(3,8) F(4,1) F(4,2) F(4,3) F(4,4) F(4,5) F(4,6) F(5,1) F(5,2) F(5,3) F(5,4) \
+  F(2,6) F(2,7) F(2,8) F(2,9) F(3,1) F(3,2) F(3,3) F(3,4) F(3,5) F(3,6) F(3,7) F(4,1) F(4,2) F(4,3) F(4,4) F(4,5) F(5,1) F(5,2) F(5,3) F(5,4) \
   F(6,1) F(6,2) F(6,3) F(6,4)
 #elif FORWARD_CHANNELS == 6
 #define FORWARD_ALL(F) F(1,1) F(1,2) F(1,3) F(1,4) F(2,1) F(2,2) F(2,3) F(3,1) F(3,2) F(4,1) F(5,1) F(6,1)
