@@ -230,10 +230,9 @@ func TestNumberOfWorkersDoesNotShow(t *testing.T) {
 
 func TestTwoCoordinators(t *testing.T) {
 	study, dir := writeStudy(t, faultStudy), t.TempDir()
-	first := startStudy(t, study, dir, 1, behaviour(fast))
-	for deadline := time.Now().Add(20 * time.Second); !exists(filepath.Join(dir, "plan.json")) && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond)
-	}
+	file, letGo := hold(t)
+	first := startStudy(t, study, dir, 1, behaviour(fakeBehaviour{Hold: file}))
+	eventually(t, "a plan", func() bool { return exists(filepath.Join(dir, "plan.json")) })
 	second := startStudy(t, study, dir, 1, behaviour(fast))
 	if err := second.Wait(); err == nil {
 		t.Error("a second coordinator was let in")
@@ -241,6 +240,7 @@ func TestTwoCoordinators(t *testing.T) {
 	if want := fmt.Sprintf("process %d on", first.Process.Pid); !strings.Contains(second.err.String(), want) {
 		t.Errorf("the message does not name %q: %s", want, second.err.String())
 	}
+	letGo()
 	if err := first.Wait(); err != nil {
 		t.Errorf("%v\n%s", err, first.err.String())
 	}

@@ -39,7 +39,14 @@ func TestGPUs(t *testing.T) {
 	driver.Set(0, "temp", 50)
 	driver.Set(0, "power_w", 200)
 	driver.Set(2, "proc:999999999", 31<<10) // somebody else has nearly all of it
-	s := runStudy(t, study, dir, 0, onDriver(driver, "cuda", fakeBehaviour{Step: 10 * time.Millisecond, Need: 2 << 30})...)
+	file, letGo := hold(t)
+	p := startStudy(t, study, dir, 0, onDriver(driver, "cuda", fakeBehaviour{Step: 10 * time.Millisecond, Need: 2 << 30, Hold: file})...)
+	active(t, dir, 2)
+	letGo()
+	if err := p.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, p.err.String())
+	}
+	s := p.summary(t)
 	if !s.Complete || s.Done != faultRuns {
 		t.Fatalf("%+v", s)
 	}
@@ -87,21 +94,19 @@ func TestLostGPUByTheDriver(t *testing.T) {
 	study, dir := writeStudy(t, faultStudy+"failures: {attempts: 1}\n"), t.TempDir()
 	want := undisturbed(t, study, 2, behaviour(fast))
 	driver := nvmltest.New(t)
-	p := startStudy(t, study, dir, 0, onDriver(driver, strings.Join(uuids(3), ","), fakeBehaviour{Step: 30 * time.Millisecond})...)
-	eventually(t, "a run on the device", time.Minute, func() bool {
-		s, err := Status(dir)
-		if err != nil {
-			return false
-		}
-		for _, a := range s.Active {
-			if a.Device == nvmltest.UUID(1) {
-				return true
-			}
-		}
-		return false
-	})
+	file, letGo := hold(t)
+	p := startStudy(t, study, dir, 0, onDriver(driver, strings.Join(uuids(3), ","), fakeBehaviour{Step: 2 * time.Millisecond, Hold: file})...)
+	active(t, dir, 3)
 	driver.XID(1, 79)
 	driver.Set(1, "lost", 1)
+	eventually(t, "both were noticed", func() bool {
+		seen := map[string]bool{}
+		for _, e := range eventsSoFar(t, dir) {
+			seen[e.Kind] = true
+		}
+		return seen["xid"] && seen["lost"]
+	})
+	letGo()
 	if err := p.Wait(); err == nil || !strings.Contains(p.err.String(), ErrClosedDevices.Error()) {
 		t.Errorf("%v\n%s", err, p.err.String())
 	}
@@ -121,7 +126,7 @@ func TestADriverThatDoesNotAnswer(t *testing.T) {
 	driver := nvmltest.New(t)
 	driver.Set(1, "hang", 1)
 	p := startStudy(t, study, dir, 0, onDriver(driver, nvmltest.UUID(0)+","+nvmltest.UUID(2), fakeBehaviour{Step: 20 * time.Millisecond})...)
-	eventually(t, "work", time.Minute, func() bool { s, err := Status(dir); return err == nil && s.Done > 0 })
+	eventually(t, "work", func() bool { s, err := Status(dir); return err == nil && s.Done > 0 })
 	driver.Set(2, "hang", 1)
 	if err := p.Wait(); err != nil {
 		t.Errorf("%v\n%s", err, p.err.String())

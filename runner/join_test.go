@@ -14,16 +14,6 @@ import (
 	"anynetx/results"
 )
 
-// waitFor polls until something holds.
-func waitFor(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); !holds(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within a minute", what)
-		}
-	}
-}
-
 func found(t *testing.T, dir, pattern string) bool {
 	t.Helper()
 	list, err := filepath.Glob(filepath.Join(dir, pattern))
@@ -55,7 +45,8 @@ func committedOnce(t *testing.T, dir string) {
 
 // Three that joined, one of them killed and one told to stop and joined again, beside a `study run`: the same bytes as one alone.
 func TestJoin(t *testing.T) {
-	slow := fakeBehaviour{Step: 5 * time.Millisecond}
+	file, letGo := hold(t)
+	slow := fakeBehaviour{Step: 5 * time.Millisecond, Hold: file}
 	study, dir := writeStudy(t, faultStudy), t.TempDir()
 	want := undisturbed(t, study, 2, behaviour(fast))
 	if _, err := openFake(t, faultStudy, dir); err != nil {
@@ -63,10 +54,10 @@ func TestJoin(t *testing.T) {
 	}
 	killed := startStudy(t, "", dir, 1, behaviour(slow))
 	warned := startStudy(t, "", dir, 1, behaviour(slow))
-	waitFor(t, "two that joined are at work", func() bool { return found(t, dir, "work/*/lease-*") })
+	active(t, dir, 2)
 	run := startStudy(t, study, dir, 1, behaviour(slow))
 	stays := startStudy(t, "", dir, 1, behaviour(slow))
-	waitFor(t, "a checkpoint", func() bool { return found(t, dir, "work/*/*/checkpoint-*") })
+	eventually(t, "a checkpoint", func() bool { return found(t, dir, "work/*/*/checkpoint-*") })
 	killed.Process.Kill()
 	for range 3 { // batch systems repeat themselves
 		warned.Process.Signal(syscall.SIGUSR1)
@@ -74,6 +65,7 @@ func TestJoin(t *testing.T) {
 	}
 	killed.Wait()
 	warned.Wait()
+	letGo()
 	if code := warned.ProcessState.ExitCode(); code != exitStopped {
 		t.Errorf("told to stop by USR1 and TERM, it ended with %v\n%s", warned.ProcessState, warned.err.String())
 	}
@@ -127,7 +119,7 @@ func TestWithoutLocks(t *testing.T) {
 	want := undisturbed(t, study, 2, behaviour(fast))
 	missing := locksVariable + "=missing"
 	first := startStudy(t, study, dir, 1, behaviour(fast), missing)
-	waitFor(t, "a plan", func() bool { return exists(filepath.Join(dir, "plan.json")) })
+	eventually(t, "a plan", func() bool { return exists(filepath.Join(dir, "plan.json")) })
 	list := []*coordinatorProcess{first, startStudy(t, study, dir, 2, behaviour(fast), missing), startStudy(t, "", dir, 1, behaviour(fast), missing)}
 	for _, c := range list {
 		if err := c.Wait(); err != nil {

@@ -122,37 +122,25 @@ func TestKilledAndResumedNegativeControl(t *testing.T) {
 		broken := fast
 		broken.Sabotage = forgotten
 		dir := t.TempDir()
-		interrupt(t, study, dir, behaviour(broken))
+		interrupt(t, study, dir, broken)
 		runStudy(t, study, dir, 2, behaviour(broken))
 		if len(differences(want, bytesOf(t, dir))) == 0 {
 			t.Errorf("a resume that forgets the %s gives the same bytes: the comparison is blind", forgotten)
 		}
 		// The same disturbance without the sabotage.
 		dir = t.TempDir()
-		interrupt(t, study, dir, behaviour(fast))
+		interrupt(t, study, dir, fast)
 		runStudy(t, study, dir, 2, behaviour(fast))
 		sameBytes(t, want, dir)
 	}
 }
 
 // interrupt stops a study, as Ctrl-C does, when at least one run is between two epochs.
-func interrupt(t *testing.T, study, dir string, environment ...string) {
+func interrupt(t *testing.T, study, dir string, b fakeBehaviour) {
 	t.Helper()
-	c := startStudy(t, study, dir, 2, environment...)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		found, err := filepath.Glob(filepath.Join(dir, "work/*/*/checkpoint-*"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(found) > 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			c.Process.Kill()
-			c.Wait()
-			t.Fatalf("no checkpoint in 20 s\n%s", c.err.String())
-		}
-	}
+	b.Hold, _ = hold(t)
+	c := startStudy(t, study, dir, 2, behaviour(b))
+	eventually(t, "a checkpoint", func() bool { return found(t, dir, "work/*/*/checkpoint-*") })
 	c.Process.Signal(os.Interrupt)
 	if err := c.Wait(); err == nil {
 		t.Fatal("an interrupted study ended with exit code 0")

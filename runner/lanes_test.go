@@ -19,6 +19,7 @@ type gauge struct {
 	open      map[string]int64 // what each needs, by run ID
 	most      int
 	mostBytes int64
+	want      int            // trainings take no step before so many were open at a time
 	beside    map[string]int // the most others that were open during a run's last opening, by run ID
 }
 
@@ -51,6 +52,18 @@ type gaugedTraining struct {
 	id string
 }
 
+func (t gaugedTraining) Step() error {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		t.g.mu.Lock()
+		most := t.g.most
+		t.g.mu.Unlock()
+		if most >= t.g.want {
+			break
+		}
+	}
+	return t.Training.Step()
+}
+
 func (t gaugedTraining) Close() {
 	t.g.mu.Lock()
 	delete(t.g.open, t.id)
@@ -58,10 +71,10 @@ func (t gaugedTraining) Close() {
 	t.Training.Close()
 }
 
-// workOn runs a worker in this process on these orders.
-func workOn(t *testing.T, dir string, orders Orders, f func(p *Plan) gaugedTrainers) *gauge {
+// workOn runs a worker in this process on these orders, which must come to so many trainings at a time.
+func workOn(t *testing.T, dir string, want int, orders Orders, f func(p *Plan) gaugedTrainers) *gauge {
 	t.Helper()
-	g := &gauge{open: map[string]int64{}, beside: map[string]int{}}
+	g := &gauge{open: map[string]int64{}, beside: map[string]int{}, want: want}
 	line, err := json.Marshal(orders)
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +103,7 @@ func TestSeveralModelsInAWorkerGiveTheSameBytes(t *testing.T) {
 	if err := workFake(t.Context(), one, fakeBehaviour{}); err != nil {
 		t.Fatal(err)
 	}
-	g := workOn(t, three, Orders{Models: 3}, func(p *Plan) gaugedTrainers {
+	g := workOn(t, three, 3, Orders{Models: 3}, func(p *Plan) gaugedTrainers {
 		return gaugedTrainers{fakeTrainers: fakeTrainers{seed: p.Seed, step: time.Millisecond}, need: func(*PlannedRun) int64 { return 0 }}
 	})
 	if g.most != 3 {
@@ -106,7 +119,7 @@ func TestRunsStartWhereTheyFit(t *testing.T) {
 		t.Fatal(err)
 	}
 	// 100 bytes for runs of 40 and 15, with 5 more that each takes beyond its plan: 45+45 and 45+20+20 fit, never more than 3.
-	g := workOn(t, dir, Orders{Models: 3, MemoryBytes: 100, ExtraBytes: 5}, func(p *Plan) gaugedTrainers {
+	g := workOn(t, dir, 2, Orders{Models: 3, MemoryBytes: 100, ExtraBytes: 5}, func(p *Plan) gaugedTrainers {
 		return gaugedTrainers{fakeTrainers: fakeTrainers{seed: p.Seed, step: time.Millisecond}, need: func(r *PlannedRun) int64 {
 			if r.Task.Name == "first" {
 				return 40
@@ -152,7 +165,7 @@ func TestARunThatWasOutOfMemoryIsTriedAlone(t *testing.T) {
 	}
 	var mu sync.Mutex
 	failed := "" // the run that fails once
-	g := workOn(t, dir, Orders{Models: 3}, func(p *Plan) gaugedTrainers {
+	g := workOn(t, dir, 3, Orders{Models: 3}, func(p *Plan) gaugedTrainers {
 		f := fakeTrainers{seed: p.Seed, step: time.Millisecond, fail: func(r *PlannedRun, at engine.Position) error {
 			mu.Lock()
 			defer mu.Unlock()
@@ -230,7 +243,7 @@ func outOfMemory(t *testing.T, planned, takes int) (*Store, map[string]int) {
 	const capacity = 100
 	var mu sync.Mutex
 	open := map[string]bool{}
-	workOn(t, dir, Orders{Models: 3, MemoryBytes: capacity, Exclusive: true}, func(p *Plan) gaugedTrainers {
+	workOn(t, dir, 3, Orders{Models: 3, MemoryBytes: capacity, Exclusive: true}, func(p *Plan) gaugedTrainers {
 		f := fakeTrainers{seed: p.Seed, step: time.Millisecond, fail: func(r *PlannedRun, at engine.Position) error {
 			mu.Lock()
 			defer mu.Unlock()

@@ -100,7 +100,7 @@ func (s *silence) knownFor(what string) time.Duration {
 }
 
 // obituary is how long workers leave the attempt of a dead process alone, so that its coordinator, which knows how it died, has the word.
-const obituary = time.Second
+const obituary = 5 * time.Second
 
 // foreignSilence is how long a lease of another machine must lie untouched before it is taken to be dead: many heartbeats.
 const foreignSilence = 10 * time.Minute

@@ -54,6 +54,8 @@ type fakeBehaviour struct {
 	Slow       string // architecture whose steps take SlowStep
 	SlowStep   time.Duration
 	Stop       string // the first run of this task to come so far stops its own process by SIGSTOP
+	Hold       string // while this file is there a step takes a second: tests decide when work goes on, see hold ...
+	HoldTask   string // ... of this task, or of all
 	Device     string `json:"-"` // of the worker
 	Dead       string // "start": the worker dies before it is ready
 	Crowd      string // file of a crowd, whose trainings have steps by Law
@@ -125,6 +127,11 @@ func (b fakeBehaviour) trainers(seed uint64) fakeTrainers {
 	return fakeTrainers{seed: seed, need: b.Need, device: device, step: b.Step, sabotage: b.Sabotage, fail: func(r *PlannedRun, p engine.Position) error {
 		if b.BlackHole != "" && device == b.BlackHole {
 			return errors.New("an illegal instruction was encountered")
+		}
+		if b.Hold != "" && (b.HoldTask == "" || b.HoldTask == r.Task.Name) {
+			for begin := time.Now(); exists(b.Hold) && time.Since(begin) < time.Second; {
+				time.Sleep(5 * time.Millisecond)
+			}
 		}
 		if b.Slow != "" && r.Member.ID == b.Slow {
 			time.Sleep(b.SlowStep)

@@ -42,8 +42,8 @@ func writeUsage(path string) {
 }
 
 // What scheduling costs: trainings that only wait for half a second, on 8 GPUs that a fake driver shows, everything else real: leases,
-// checkpoints' folders, Parquet with fsync. ANX_SCHEDULER_RUNS=2000 (make bench-scheduler) is the whole of it; occupancy is judged there
-// only, since it needs the machine for itself. Two runs do not fit on a GPU, so that a slot is a GPU.
+// checkpoints' folders, Parquet with fsync. ANX_SCHEDULER_RUNS=2000 (make bench-scheduler) is the whole of it; the promises are judged there
+// only, since they are for a machine that does nothing else. Two runs do not fit on a GPU, so that a slot is a GPU.
 func TestSchedulerOverhead(t *testing.T) {
 	const gpus, step = 8, 50 * time.Millisecond
 	runs := 160
@@ -94,8 +94,12 @@ func TestSchedulerOverhead(t *testing.T) {
 	perRun := 1000 * (u.Seconds - idle.Seconds) / float64(runs)
 	t.Logf("%d runs of %.3f s on %d GPUs: %.1f %% of the slots' time in training, %.2f ms of the coordinator's processor a run (%.2f s to start and end), peak %d MB",
 		runs, trained/float64(runs), gpus, 100*occupancy, perRun, idle.Seconds, u.PeakBytes/1e6)
-	if perRun > 1 {
-		t.Errorf("the coordinator takes %.2f ms of processor a run, may take 1 ms", perRun)
+	most := 10.0
+	if whole {
+		most = 1
+	}
+	if perRun > most {
+		t.Errorf("the coordinator takes %.2f ms of processor a run, may take %v ms", perRun, most)
 	}
 	if u.PeakBytes > 200e6 {
 		t.Errorf("the coordinator takes %d MB, may take 200", u.PeakBytes/1e6)

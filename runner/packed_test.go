@@ -78,7 +78,7 @@ func TestPacking(t *testing.T) {
 	}
 	// The control: by the plan it does.
 	planned.until("4 runs at a time are tried", func() {})
-	eventually(t, "the fourth", time.Minute, func() bool { return len(planned.began()) >= 4 })
+	eventually(t, "the fourth", func() bool { return len(planned.began()) >= 4 })
 	if text := fmt.Sprint(pays.decisions(), planned.decisions()); strings.Contains(text, "2 runs at a time do 0.") {
 		t.Errorf("what pays is undone: %s", text)
 	}
@@ -131,7 +131,7 @@ func (p *packedStudy) began() (list []int64) {
 // until waits for a decision.
 func (p *packedStudy) until(says string, meanwhile func()) {
 	p.t.Helper()
-	eventually(p.t, says, time.Minute, func() bool {
+	eventually(p.t, says, func() bool {
 		meanwhile()
 		time.Sleep(50 * time.Millisecond)
 		return strings.Contains(fmt.Sprint(p.decisions()), says)
@@ -140,16 +140,9 @@ func (p *packedStudy) until(says string, meanwhile func()) {
 
 // decisions are those of packing so far.
 func (p *packedStudy) decisions() (list []string) {
-	paths, err := filepath.Glob(filepath.Join(p.dir, "work", "journals", "events-*.jsonl"))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	for _, path := range paths {
-		data, _ := os.ReadFile(path)
-		for _, e := range readJournal[Event](data) {
-			if e.Kind == "packing" {
-				list = append(list, e.Text)
-			}
+	for _, e := range eventsSoFar(p.t, p.dir) {
+		if e.Kind == "packing" {
+			list = append(list, e.Text)
 		}
 	}
 	return list

@@ -84,12 +84,15 @@ func (w *watcher) Close()      {}
 func TestRunStopsAndGoesOn(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	t.Setenv(roleVariable, "worker")
-	t.Setenv(fakeVariable, strings.TrimPrefix(behaviour(fakeBehaviour{Step: 10 * time.Millisecond}), fakeVariable+"="))
+	file, letGo := hold(t)
+	letGo() // until the first run is done
+	t.Setenv(fakeVariable, strings.TrimPrefix(behaviour(fakeBehaviour{Step: 10 * time.Millisecond, Hold: file}), fakeVariable+"="))
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	w := &watcher{on: func(s Snapshot) {
 		if s.Done > 0 {
+			os.WriteFile(file, nil, 0o666)
 			cancel()
 		}
 	}}
@@ -102,6 +105,7 @@ func TestRunStopsAndGoesOn(t *testing.T) {
 	if err != nil || status.Done != s.Done || status.Runs != faultRuns || status.Complete || status.Running != 0 {
 		t.Errorf("%+v %v, want %d done", status, err, s.Done)
 	}
+	letGo()
 	w = &watcher{}
 	o.Progress = w
 	s2, err := Run(t.Context(), o)

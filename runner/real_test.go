@@ -155,16 +155,12 @@ func TestRealTrainingKilledAndResumed(t *testing.T) {
 func TestChangedData(t *testing.T) {
 	needCPU(t)
 	data := squares(t)
-	study, dir := writeStudy(t, realStudy), t.TempDir()
+	study, dir := writeStudy(t, strings.NewReplacer("epochs: 6,", "epochs: 100,", "epochs: 9,", "epochs: 103,").Replace(realStudy)), t.TempDir() // so that much is left behind the first result
 	if _, err := os.Stat(filepath.Join(data, "squares"+datasets.PackedSuffix)); err != nil {
 		t.Fatal(err)
 	}
 	c := startStudy(t, study, dir, 1, "ANX_RUNNER_TEST_DATA="+data)
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if found, err := filepath.Glob(filepath.Join(dir, "runs/*/*.parquet")); err == nil && len(found) > 0 {
-			break
-		}
-	}
+	eventually(t, "a result", func() bool { return found(t, dir, "runs/*/*.parquet") })
 	c.Process.Signal(os.Interrupt)
 	if err := c.Wait(); err == nil {
 		t.Fatal("an interrupted study ended with exit code 0")

@@ -202,15 +202,20 @@ func stopped(t *testing.T, dir string) (*Store, *PlannedRun) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- workFake(ctx, dir, fakeBehaviour{Step: time.Millisecond}) }()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if list := newestFirst(store.workDir(r.ID)); len(list) == keptCheckpoints && list[1].name() >= "checkpoint-000001" {
-			break
-		}
-	}
-	cancel()
-	if err := <-done; !errors.Is(err, ErrStopped) {
+	written := 0 // checkpoints of the second epoch
+	o := WorkerOptions{StudyDir: dir, CheckpointEvery: 5 * time.Millisecond,
+		Trainers: func(_ WorkerOptions, p *Plan) (Trainers, error) {
+			return fakeBehaviour{Step: time.Millisecond}.trainers(p.Seed), nil
+		},
+		Hook: func(at string) error {
+			if strings.HasPrefix(at, "checkpoint-000001") && strings.HasSuffix(at, "renamed") {
+				if written++; written == keptCheckpoints {
+					cancel()
+				}
+			}
+			return nil
+		}}
+	if err := Work(ctx, o); !errors.Is(err, ErrStopped) {
 		t.Fatalf("the worker ended with %v", err)
 	}
 	if list := newestFirst(store.workDir(r.ID)); len(list) != keptCheckpoints {
@@ -382,11 +387,15 @@ func TestDiskFull(t *testing.T) {
 	study := writeStudy(t, faultStudy)
 	want := undisturbed(t, study, 2, behaviour(fast))
 	folder := filepath.Join(dir, "study")
-	c := startStudy(t, study, folder, 2, behaviour(fast))
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if done, err := filepath.Glob(filepath.Join(folder, "runs/*/*.parquet")); err == nil && len(done) >= 3 {
-			break
-		}
+	b := fast
+	b.Hold = filepath.Join(t.TempDir(), "hold")
+	c := startStudy(t, study, folder, 2, behaviour(b))
+	eventually(t, "three results", func() bool {
+		done, err := filepath.Glob(filepath.Join(folder, "runs/*/*.parquet"))
+		return err == nil && len(done) >= 3
+	})
+	if err := os.WriteFile(b.Hold, nil, 0o666); err != nil { // the rest waits until the disk is full
+		t.Fatal(err)
 	}
 	filler := filepath.Join(dir, "filler")
 	f, err := os.Create(filler)

@@ -16,7 +16,8 @@ func TestWatcher(t *testing.T) {
 	if _, err := w.Look(); err == nil {
 		t.Fatal("a folder without a study is looked at without an error")
 	}
-	c := startStudy(t, writeStudy(t, faultStudy), dir, 2, behaviour(fakeBehaviour{Step: 5 * time.Millisecond}))
+	file, letGo := hold(t)
+	c := startStudy(t, writeStudy(t, faultStudy), dir, 2, behaviour(fakeBehaviour{Step: 5 * time.Millisecond, Hold: file}))
 	ended := make(chan error, 1)
 	go func() { ended <- c.Wait() }()
 	partial, journal := 0, false
@@ -40,7 +41,10 @@ func TestWatcher(t *testing.T) {
 			t.Fatalf("%d results, there were %d before", len(v.Results), partial)
 		}
 		partial = len(v.Results)
-		journal = journal || running && len(v.Events) > 0
+		if running && len(v.Events) > 0 {
+			journal = true
+			letGo()
+		}
 	}
 	if !journal {
 		t.Error("no event was seen while the study ran")
