@@ -71,7 +71,7 @@ fuzz: ## every fuzz target for FUZZ_SECONDS (30)
 build/venv: scripts/readers/requirements.txt
 	@rm -rf $@
 	python3 -m venv $@
-	$@/bin/pip install --quiet --disable-pip-version-check --retries 5 -r $<
+	scripts/retry.sh $@/bin/pip install --quiet --disable-pip-version-check --retries 5 -r $<
 	@touch $@
 
 .PHONY: bench-cpu
