@@ -139,10 +139,10 @@ typedef struct { device *d; unsigned long long type, data; unsigned gi, ci; } ev
 PUBLIC int nvmlEventSetWait_v2(void *set, event *e, unsigned ms) {
   (void)set;
   static int quiet, known; /* nothing was found at the last look, which knew of so many registrations */
-  for (unsigned waited = 0;; waited += 20) {
+  for (unsigned waited = 0;; waited += 50) {
     if (quiet && known == registered && !rewritten()) {
       if (waited >= ms) return TIMEOUT;
-      usleep(20000);
+      usleep(50000);
       continue;
     }
     quiet = 0;
