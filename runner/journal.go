@@ -28,6 +28,9 @@ func createJournal(path string, begin []byte) (*journal, error) {
 		return nil, diskError(err)
 	}
 	j := &journal{file: f, path: path}
+	if len(begin) == 0 {
+		return j, nil
+	}
 	if err := j.write(begin); err != nil {
 		f.Close()
 		return nil, err

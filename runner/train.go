@@ -284,12 +284,12 @@ func (g *training) run() error {
 			}
 			g.pace.ends, g.expect = max(g.pace.ends, time.Since(begin).Seconds()), 0
 			g.epochs = append(g.epochs, result)
-			if err := g.journal.append(result); err != nil {
-				return err
-			}
 			g.tell("epoch")
 			if g.t.Position().Epoch >= p.Epochs {
 				return nil // the commit follows at once
+			}
+			if err := g.journal.append(result); err != nil {
+				return err
 			}
 			if err := g.checkpoint(); err != nil {
 				return err
