@@ -3,7 +3,7 @@
 
 python bench/gpu_report.py [--parts FILE.tsv] [--commit ID] [--gpu TEXT] [--name report] FOLDER
 
-Reads kernels.jsonl (BenchmarkKernels), speed.jsonl and ops.jsonl (bench/gpu.py) and peer.jsonl (bench/peers/pytorch_gpu.py), as far as they are
+Reads kernels.jsonl and cudnn.jsonl (BenchmarkKernels), speed.jsonl and ops.jsonl (bench/gpu.py) and peer.jsonl (bench/peers/pytorch_gpu.py), as far as they are
 there, and the parts: state, name, seconds and text of each.
 """
 import argparse
@@ -84,6 +84,12 @@ def main():
                  kernels_of(measured), "## Other convolutions\n",
                  table(["op", "shape", "us", "of copy", "TFLOP/s", "kernels"], [[r["op"], f"{r['side']} px {r['c']}->{r['k']} {r['r']}x{r['r']}/{r['stride']}", f"{r['us']:.1f}", f"{r['of_copy']:.2f}", f"{r['tflops']:.1f}", r["kernels"]]
                                                                             for r in measured if r["r"] != 3 or r["c"] == 3])]
+    with_cudnn = [r for r in rows(at("cudnn.jsonl")) if "op" in r]
+    if with_cudnn:
+        ours = {(r["op"], r["side"], r["c"], r["k"], r["r"], r["stride"], r["group"]): r["us"] for r in measured}
+        text += ["## With cuDNN, beside our own kernels\n", table(["op", "shape", "us", "ours, us", "kernels"], [
+            [r["op"], f"{r['side']} px {r['c']}->{r['k']} {r['r']}x{r['r']}/{r['stride']} g={r['group']}", f"{r['us']:.1f}",
+             f"{u:.1f}" if (u := ours.get((r["op"], r["side"], r["c"], r["k"], r["r"], r["stride"], r["group"]))) else "", r["kernels"]] for r in with_cudnn])]
     for r in rows(at("ops.jsonl")):
         if "kinds" in r:
             text += [f"## Where a step goes: network {r['network']} at {r['resolution']} px, kernel by kernel\n", table(["kind of op", "ops", "ms", "share"], [[k["kind"], k["ops"], f"{k['ms']:.3f}", f"{100 * k['share']:.1f} %"] for k in r["kinds"]])]

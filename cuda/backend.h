@@ -9,10 +9,14 @@
 #include <cuda_runtime.h>
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <set>
 #include <string>
 #include <vector>
 #include "check.h"
 #include "profile.h"
+
+namespace anx_cuda { class Cudnn; }
 
 struct anx_context {
   int device = 0;
@@ -24,6 +28,8 @@ struct anx_context {
   bool lost = false;
   uint32_t trace = 0; // ANX_TRACE_*
   anx_cuda::Domain domain = nullptr;
+  std::shared_ptr<anx_cuda::Cudnn> cudnn; // NULL: nobody asked for it
+  std::set<std::string> names;            // of kernels, where they are made up
   std::vector<anx_program *> programs;
   char error[768] = {};
 };

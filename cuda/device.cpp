@@ -3,6 +3,7 @@
 #include <cstring>
 #include <new>
 #include "backend.h"
+#include "cudnn.h"
 
 namespace anx_cuda {
 
@@ -70,7 +71,16 @@ anx_status context_create(anx_context **out, const anx_context_desc *desc) {
   if (desc->isa[0] && strcmp(desc->isa, c->info.isa))
     return anx_cuda_fail(c, ANX_UNSUPPORTED, "context_create: \"%s\"; cuda:%d is %s", desc->isa, c->device, c->info.isa);
   if ((status = check(c, cudaSetDevice(c->device), "context_create")) != ANX_OK) return status;
-  return check(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "context_create");
+  if ((status = check(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "context_create")) != ANX_OK) return status;
+  std::string wrong;
+  c->cudnn = Cudnn::from_environment(c->sm, c->stream, &wrong);
+  if (!wrong.empty()) return anx_cuda_fail(c, ANX_INVALID_ARGUMENT, "context_create: %s", wrong.c_str());
+  if (const std::string title = c->cudnn ? c->cudnn->title() : ""; !title.empty()) { // other bits, and a result that says where they are from
+    const auto append = [&](char *text, size_t room) { snprintf(text + strlen(text), room - strlen(text), ", %s", title.c_str()); };
+    append(c->info.name, sizeof c->info.name);
+    append(c->info.model, sizeof c->info.model);
+  }
+  return ANX_OK;
 }
 
 void context_destroy(anx_context *c) {

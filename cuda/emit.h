@@ -4,7 +4,10 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include "backend.h"
+#include "cudnn.h"
 #include "reduce.cuh"
+
+namespace anx { template <class T> struct LibraryFilters; }
 
 namespace anx_cuda {
 
@@ -45,6 +48,11 @@ public:
   // Blocks over `pixels` in steps of 32, beside `slabs` of 64 channels: enough to fill the device some times.
   int blocks(int64_t pixels, int slabs) const;
 
+  // cudnn_emit.cu: false where our own kernels are to take the op.
+  template <class T> bool library_forward(const anx::ConvShape &);
+  template <class T> bool library_backward(const anx::ConvShape &);
+  void tell_refusal(size_t first); // launch of the op
+
   // emit_conv.cu, emit_map.cu
   template <class T> anx_status conv_forward();
   template <class T> anx_status conv_backward();
@@ -79,6 +87,11 @@ private:
 
   int done = -1; // the op that was emitted with the one before it
   bool any_overlap(const int32_t *a, int as, const int32_t *b, int bs) const; // of tensors, -1: absent
+  std::string refusal; // of cuDNN, for the op in turn
+  bool library_takes(Pass, const anx::ConvShape &);
+  void library_call(Pass, const anx::ConvShape &, void *x, void *filter, void *y);
+  template <class T> anx::LibraryFilters<T> library_filter(const anx::ConvShape &, float *filter);
+  template <class T, class Source> const T *library_map(const Source &, bool as_it_is, const T *raw, int64_t pixels, int c);
 
   void *address(int32_t id) const { return id < 0 || !buffers ? nullptr : buffers[tensors[id].buffer]->data + tensors[id].offset; }
 };

@@ -100,6 +100,7 @@ static int grouped_passes(int outs, int group_outs, int width, int r) {
 
 template <class T> anx_status Emitter::conv_forward() {
   const ConvShape s = shape_of(op);
+  if (library_forward<T>(s)) return ANX_OK;
   GroupedTile tile;
   size_t shared;
   const Family family = family_of<T>(*this, s, false, false, op->in[4] >= 0, &tile, &shared);
@@ -266,6 +267,7 @@ template <class T> bool Emitter::pointwise_gradients(const ConvShape &s, const a
 
 template <class T> anx_status Emitter::conv_backward() {
   const ConvShape s = shape_of(op);
+  if (library_backward<T>(s)) return ANX_OK;
   const anx_op *end = pointwise<T>(*this, s) ? block_end() : nullptr;
   if (end) done = number + 1;
   if (fused_gradients<T>(s) || pointwise_gradients<T>(s, end)) return ANX_OK;

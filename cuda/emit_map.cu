@@ -209,11 +209,10 @@ anx_status Emitter::emit(int i) {
   if (!norm) flush(); // a batch norm first takes its own
   if (touches_waiting_filters() || (!norm && held > held_most)) flush_filters();
   used = held;
-  switch (o->dtype) {
-    case ANX_F32: return emit_typed<float>(*this);
-    case ANX_F16: return emit_typed<__half>(*this);
-    default: return emit_typed<__nv_bfloat16>(*this);
-  }
+  const size_t first = launches ? launches->size() : 0;
+  const anx_status status = o->dtype == ANX_F32 ? emit_typed<float>(*this) : o->dtype == ANX_F16 ? emit_typed<__half>(*this) : emit_typed<__nv_bfloat16>(*this);
+  tell_refusal(first);
+  return status;
 }
 
 cudaError_t launch_set_slots(const SetSlots &a, cudaStream_t stream) {

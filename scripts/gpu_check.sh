@@ -2,8 +2,8 @@
 # Checks and measures the CUDA back end on a machine with a GPU, which may have neither Go nor a network: gpu_check.sh WHAT...
 #   pack     puts libraries, test program and anynetx into build/gpu; to be done before, where Go is
 #   first    conformance, training, kernels, speed, ops and the peer on a few networks in 8 minutes, the most valuable first; quick: in 3
-#   second   sanitizers, counters and torch.compile on one network in 4 minutes
-#   all, or  conformance training sanitizers kernels speed ops peer peer-compile counters: parts of at most 8 minutes
+#   second   sanitizers, cuDNN, counters and torch.compile on one network in 4 minutes
+#   all, or  conformance training sanitizers kernels cudnn speed ops peer peer-compile counters: parts of at most 8 minutes
 #   dry      first and second here, on the harness: do the scripts work?
 # What is measured goes to bench/results/gpu (or $OUT), at most eight files a call; report-WHAT.md and .json are the whole in short.
 set -uo pipefail
@@ -36,6 +36,11 @@ part() { # name, seconds, command...
 
 conformance() { part conformance 240 "$kit/verify.test" -test.v -test.run "TestConformance|TestFaultsOfData|TestOutOfMemory|TestTimedRecords"; }
 training() { part training 240 "$kit/verify.test" -test.v -test.run "$trainings"; }
+cudnn() { # the machine's cuDNN, if only PyTorch's: conformance, then the time of what it takes beside ours
+  export LD_LIBRARY_PATH=$("$python" -c 'import nvidia.cudnn as c; print(list(c.__path__)[0] + "/lib")' 2> /dev/null):${LD_LIBRARY_PATH:-}
+  part cudnn-conformance 120 "$kit/verify.test" -test.v -test.run 'TestCudnn'
+  part cudnn-kernels 120 env ANX_CUDNN=all ANX_BENCH_QUICK="$([ -n "${DRY:-}" ] && echo dry || echo dense)" ANX_BENCH="$out/cudnn.jsonl" "$kit/verify.test" -test.v -test.run '^$' -test.bench Kernels -test.benchtime 1x
+}
 kernels() { part kernels "${1:-420}" env ANX_BENCH="$out/kernels.jsonl" "$kit/verify.test" -test.v -test.run '^$' -test.bench Kernels -test.benchtime 1x -test.timeout 7m; }
 speed() { # networks at 32 px, at 224 px
   part speed-32 150 "${measure[@]}" --seconds 0.5 --count "${1:-16}" --out "$out/speed.jsonl"
@@ -85,7 +90,8 @@ finish() {
 what=${1:-first}
 case $what in
   pack) pack "${LIBRARY:-build/cuda13-lib/libanx_cuda.so}"; exit ;;
-  dry) # the harness stands for the GPU and small tools for those of NVIDIA
+  dry) # the harness stands for the GPU, small tools and a small library for those of NVIDIA
+    export ANX_CUDNN_LIBRARY=$PWD/build/fake-cudnn/libcudnn.so.9
     export KIT=build/gpu-dry OUT=build/gpu-dry-out DRY=1 SMI=true ANX_CUDA_BACKEND=cuda_host ANX_EVERY=60 ANX_BENCH_QUICK=dry SANITIZER=build/gpu-dry/tool NCU=build/gpu-dry/tool
     kit=$KIT
     pack build/lib/libanx_cuda_host.so || exit
@@ -122,14 +128,15 @@ case $what in
   second)
     whole=230
     sanitizers memcheck racecheck
+    cudnn
     counters
     peer-compile 1
     ;;
   *)
-    [ "$1" != all ] || set -- conformance training sanitizers kernels speed ops peer peer-compile counters
+    [ "$1" != all ] || set -- conformance training sanitizers kernels cudnn speed ops peer peer-compile counters
     for p in "$@"; do
       case $p in
-        conformance | training | sanitizers | kernels | speed | ops | peer | peer-compile | counters) $p ;;
+        conformance | training | sanitizers | kernels | cudnn | speed | ops | peer | peer-compile | counters) $p ;;
         *) echo "no part $p; the head of $0 lists them" >&2; exit 2 ;;
       esac
     done

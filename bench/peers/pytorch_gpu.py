@@ -12,6 +12,7 @@ from anynet_torch import harmonic_mean, network, samples
 p = argparse.ArgumentParser(); p.add_argument('part'); p.add_argument('--first', type=int, default=0); p.add_argument('--count', type=int, default=16)
 p.add_argument('--seconds', type=float, default=1.0); p.add_argument('--out'); p.add_argument('--device', default='cuda')
 p.add_argument('--program', default='build/gpu/anynetx'); p.add_argument('--dry', action='store_true'); a = p.parse_args()
+if a.dry: a.device = 'cpu'
 dev = torch.device(a.device); cuda = dev.type == 'cuda'; torch.backends.cudnn.benchmark = True; out = open(a.out, 'a') if a.out else None
 
 

@@ -29,14 +29,16 @@ type row struct {
 }
 
 // BenchmarkKernels measures convolutions at the shapes of the default space, for every group width, and writes rows to the file that
-// ANX_BENCH names. ANX_BENCH_QUICK=1: fewer widths; dry: small ones, to see that it runs. It times by itself: run it with -test.benchtime 1x.
+// ANX_BENCH names. ANX_BENCH_QUICK=1: fewer widths; dense: what cuDNN may take; dry: small ones, to see that it runs. It times by itself:
+// run it with -test.benchtime 1x.
 func BenchmarkKernels(t *testing.B) {
 	path := os.Getenv("ANX_BENCH")
 	if path == "" {
 		t.Fatal("ANX_BENCH must name a file for the rows")
 	}
 	ctx := open(t, backend())
-	dry := os.Getenv("ANX_BENCH_QUICK") == "dry"
+	quick := os.Getenv("ANX_BENCH_QUICK")
+	dry := quick == "dry"
 	ceilings, err := ctx.Ceilings(2)
 	if dry { // the harness has none
 		ceilings, err = bindings.Ceilings{CopyGBPerS: 1}, nil
@@ -57,7 +59,7 @@ func BenchmarkKernels(t *testing.B) {
 	}{ctx.Info().Name, ceilings})
 	widths := []int{}
 	for g := 1; g <= 32; g++ {
-		if os.Getenv("ANX_BENCH_QUICK") == "" || g&(g-1) == 0 || g == 24 || g == 11 {
+		if quick == "" || quick == "1" && (g&(g-1) == 0 || g == 24 || g == 11) {
 			widths = append(widths, g)
 		}
 	}
@@ -75,6 +77,9 @@ func BenchmarkKernels(t *testing.B) {
 		shapes = append(shapes, shape{stage[0], stage[1], stage[1], 1, 1, stage[1]}, shape{stage[0], stage[1], 2 * stage[1], 1, 2, stage[1]})
 	}
 	shapes = append(shapes, shape{224, 3, 32, 7, 2, 3}, shape{224, 3, 32, 3, 2, 3})
+	if quick == "dense" {
+		shapes = append(shapes, shape{28, 128, 128, 3, 1, 64}, shape{14, 256, 256, 3, 1, 256})
+	}
 	if dry {
 		batch, shapes = 2, []shape{{8, 32, 32, 3, 1, 16}, {8, 32, 64, 1, 2, 32}, {16, 3, 32, 7, 2, 3}}
 	}

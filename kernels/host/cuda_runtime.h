@@ -19,6 +19,7 @@ namespace host {
 struct Stream;
 struct Graph;
 struct Event;
+cudaError_t later(Stream *, std::function<cudaError_t()>); // what a library does in a stream
 cudaError_t enqueue(Stream *, dim3 grid, dim3 threads, size_t shared_bytes, std::function<void()> body);
 void note(const char *format, ...) __attribute__((format(printf, 1, 2))); // for who reads ANX_HOST_TRACE
 } // namespace host

@@ -76,6 +76,11 @@ cudaError_t keep(cudaError_t e) { return e == cudaSuccess ? e : (last = e); }
 
 } // namespace
 
+cudaError_t later(Stream *s, std::function<cudaError_t()> work) {
+  if (!s->capturing) note("launch\n");
+  s->add(std::move(work));
+  return cudaSuccess;
+}
 cudaError_t enqueue(Stream *s, dim3 grid, dim3 threads, size_t shared_bytes, std::function<void()> body) {
   if (refused()) return keep(cudaErrorLaunchOutOfResources);
   if (!s->capturing) note("launch\n");
