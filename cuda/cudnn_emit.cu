@@ -60,7 +60,7 @@ template <class T> bool Emitter::library_forward(const ConvShape &s) {
     ConvForward<T> a{s, input, in<float>(3), in<float>(4), out<T>(0), nullptr};
     if (op->out[1] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * uint64_t(s.k));
     launch("library_output", library_output<ConvForward<T>>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), Behind<ConvForward<T>>{a, out<T>(0), pixels, s.k});
-    if (op->out[1] >= 0) sums_from(1, a.partial, rows, 2, 1, s.k);
+    if (op->out[1] >= 0) sums_from(op, 1, a.partial, rows, 2, 1, s.k);
   }
   return true;
 }
@@ -90,7 +90,7 @@ template <class T> bool Emitter::library_backward(const ConvShape &s) {
     ConvInputGradient<T> a{s, incoming, input, in<float>(9), in<float>(8), in<T>(10), out<T>(0), nullptr};
     if (op->out[3] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * uint64_t(s.c));
     launch("library_output", library_output<ConvInputGradient<T>>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), Behind<ConvInputGradient<T>>{a, out<T>(0), pixels, s.c});
-    if (op->out[3] >= 0) sums_from(3, a.partial, rows, 2, 1, s.c);
+    if (op->out[3] >= 0) sums_from(op, 3, a.partial, rows, 2, 1, s.c);
   }
   return true;
 }
