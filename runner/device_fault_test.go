@@ -359,7 +359,7 @@ func TestStoppedWorkerLosesTheFence(t *testing.T) {
 	if err != nil || l == nil || l.Attempt != 2 {
 		t.Fatalf("%+v %v", l, err)
 	}
-	if err := other.attempt(offer{run: given, lease: l, earlier: earlier}, other.trainers, &atomic.Bool{}, func() *float64 { return nil }); err != nil {
+	if err := other.attempt(offer{run: given, lease: l, earlier: earlier}, other.trainers, &atomic.Bool{}, func() {}); err != nil {
 		t.Fatal(err)
 	}
 	if err := other.events.Close(); err != nil {

@@ -56,7 +56,7 @@ type inTraining struct {
 	shared *atomic.Bool // others were in training with it
 }
 
-// trained says that a run no longer needs its place on the device; its commit follows while the next run trains.
+// trained says that a run no longer needs its place on the device; the commit of one that is done follows while the next run trains.
 type trained struct {
 	runID    string
 	trainers Trainers
@@ -135,7 +135,7 @@ func (l *lanes) start() error {
 	o := *l.held
 	if !o.trains() { // nothing else is started before it is committed, so it shares no process
 		l.held = nil
-		return l.w.attempt(o, nil, new(atomic.Bool), func() *float64 { return nil })
+		return l.w.attempt(o, nil, new(atomic.Bool), func() {})
 	}
 	var t Trainers
 	if n := len(l.idle); n > 0 {
@@ -159,11 +159,7 @@ func (l *lanes) start() error {
 		o.bytes = l.need(o.run)
 	}
 	go func() {
-		l.ended <- l.w.attempt(o, t, shared, func() (joules *float64) {
-			joules = l.w.meter.end(o.run.ID, time.Now())
-			l.trained <- trained{o.run.ID, t}
-			return joules
-		})
+		l.ended <- l.w.attempt(o, t, shared, func() { l.trained <- trained{o.run.ID, t} })
 	}()
 	return nil
 }

@@ -165,9 +165,9 @@ func (w *worker) stopping() bool {
 	}
 }
 
-// attempt carries a leased run as far as it goes, and calls trained, which says what energy it took, when it is done with the trainers. The
-// error is one that the worker cannot go on after.
-func (w *worker) attempt(o offer, t Trainers, shared *atomic.Bool, trained func() *float64) error {
+// attempt carries a leased run as far as it goes, and calls trained when the next may have the trainers. The error is one that the worker
+// cannot go on after.
+func (w *worker) attempt(o offer, t Trainers, shared *atomic.Bool, trained func()) error {
 	r, l := o.run, o.lease
 	if d := o.decision; d.Run != "" && o.earlier[len(o.earlier)-1].end.Outcome == outcomeFailed {
 		failed := &o.earlier[len(o.earlier)-1].lease
@@ -196,10 +196,13 @@ func (w *worker) attempt(o offer, t Trainers, shared *atomic.Bool, trained func(
 	if classify(err) == classMemory {
 		err = errors.Join(err, w.store.learnMemory(r, l, t)) // before anything else is put on the device
 	}
+	row.EnergyJ = w.meter.end(r.ID, time.Now())
 	w.send(Message{Kind: "trained", RunID: r.ID, Attempt: l.Attempt})
-	row.EnergyJ = trained()
 	if err == nil {
+		trained()
 		err = w.store.commit(r, l, *res)
+	} else {
+		defer trained() // when the failure is on record, which may close the device
 	}
 	close(beating)
 	beat.Wait()
