@@ -73,11 +73,13 @@ func (n *NVML) Watch(devices []Device, o Options) *Monitor {
 		m.states[d.UUID], m.means[d.UUID] = &State{Device: d}, &mean{}
 		c := &caller{device: d.UUID}
 		m.callers = append(m.callers, c)
-		go m.sample(d, c)
 	}
-	c := &caller{}
-	m.callers = append(m.callers, c)
-	go m.listen(devices, c)
+	listener := &caller{}
+	m.callers = append(m.callers, listener)
+	for i, d := range devices { // not before all of them are known
+		go m.sample(d, m.callers[i])
+	}
+	go m.listen(devices, listener)
 	m.waiting.Add(1)
 	go m.watchCalls()
 	return m
