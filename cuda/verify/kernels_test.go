@@ -1,12 +1,14 @@
 package verify
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"os"
 	"testing"
 
 	"anynetx/bindings"
+	"anynetx/random"
 )
 
 // row is one measured op: bytes are those the op must move at the least (inputs read once, outputs written once, filters left out).
@@ -154,6 +156,11 @@ func timeConv(ctx *bindings.Context, kind bindings.OpKind, n, side, c, k, r, str
 		return 0, 0, "", fmt.Errorf("room: %w", err)
 	}
 	defer buffer.Close()
+	for _, x := range tensors {
+		if err := fillNoise(buffer, x, ctx); err != nil {
+			return 0, 0, "", err
+		}
+	}
 	program, err := ctx.NewProgram(bindings.ProgramDesc{Tensors: tensors, Ops: []bindings.Op{op}}, []*bindings.Buffer{buffer})
 	if err != nil {
 		return 0, 0, "", err
@@ -182,6 +189,34 @@ func timeConv(ctx *bindings.Context, kind bindings.OpKind, n, side, c, k, r, str
 		return 0, 0, "", err
 	}
 	return float64(ns[0]) / runs * 1e-3, bytes, names[0], nil
+}
+
+// fillNoise makes a tensor's values random, of 0.5 to 1 and either sign: on zeros tensor cores are faster than on data.
+func fillNoise(b *bindings.Buffer, x bindings.Tensor, ctx *bindings.Context) error {
+	if x.DType == bindings.F64 {
+		return nil // sums are written
+	}
+	bytes, err := ctx.TensorBytes(x)
+	if err != nil {
+		return err
+	}
+	stream := random.New(1, "noise")
+	noise := make([]byte, min(bytes, 1<<18))
+	if x.DType == bindings.F32 {
+		for i := 0; i+4 <= len(noise); i += 4 {
+			binary.LittleEndian.PutUint32(noise[i:], uint32(stream.Uint64(uint64(i)))&0x807fffff|0x3f000000)
+		}
+	} else {
+		for i := 0; i+2 <= len(noise); i += 2 {
+			binary.LittleEndian.PutUint16(noise[i:], uint16(stream.Uint64(uint64(i)))&0x83ff|0x3800)
+		}
+	}
+	for at := int64(0); at < bytes; at += int64(len(noise)) {
+		if err := b.Write(int64(x.Offset)+at, noise[:min(bytes-at, int64(len(noise)))]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // TestTimedRecords: what BenchmarkKernels measures is legal and runs, on small maps; so that no time on a GPU is lost to it.
