@@ -40,7 +40,7 @@ constexpr size_t grouped_shared_most = 100 << 10; // two blocks a multiprocessor
 
 // The tile of the grouped kernels with the least work: matrix rows (a tile costs 128, filled or not) and loaded pixels. `deltas`: the
 // filter gradient's tile of D lies in shared memory too. False: none fits.
-static bool plan_grouped(const anx_context *c, const ConvShape &s, bool backward, bool deltas, bool fused, int element, GroupedTile *best, size_t *shared) {
+static bool plan_grouped(const anx_context *c, const ConvShape &s, bool backward, bool deltas, int quads, int element, GroupedTile *best, size_t *shared) {
   const int high = backward ? s.h : s.p, wide = backward ? s.w : s.q, step = backward ? 1 : s.stride, taps = s.r * s.r;
   const int outs = backward ? s.c : s.k, group_outs = backward ? s.g : s.go, width = backward ? s.go : s.g;
   GroupedTile t = {};
@@ -50,8 +50,9 @@ static bool plan_grouped(const anx_context *c, const ConvShape &s, bool backward
   }
   t.pitch = t.band / 8 % 2 ? t.band : t.band + 8; // an odd multiple of 16 bytes: rows of ldmatrix in different banks
   t.step = step;
-  t.filter_pitch = (width + 1) / 2 * 2 + 2;
-  t.filter_elements = deltas ? 0 : padded(slab * taps * t.filter_pitch);
+  for (int out = 0; out < outs; out += group_outs) t.own_chunks = std::max(t.own_chunks, ceil_divide(out / group_outs * width % 8 + width, 8));
+  t.filter_pitch = (t.own_chunks * taps | 1) * 8; // an odd multiple of 16 bytes, too
+  t.filter_elements = deltas ? 0 : slab * t.filter_pitch;
   double least = 0;
   for (int rows = 1; rows <= std::min(high, 32); rows++)
     for (int columns = 1; columns <= std::min(wide, 32) && rows * columns <= grouped_pixels; columns++) {
@@ -61,10 +62,11 @@ static bool plan_grouped(const anx_context *c, const ConvShape &s, bool backward
       t.across = ceil_divide(wide, columns), t.down = ceil_divide(high, rows), t.along = ceil_divide(s.n, t.images);
       const int loaded = t.images * t.in_rows * t.in_columns;
       t.halo_elements = loaded * t.pitch;
-      const size_t fixed = size_t(3 * t.band) * 4 + size_t(t.filter_elements) * size_t(element) +
-                           (fused ? 3 * slab * 4 + size_t(grouped_pixels * grouped_own_pitch) * size_t(element) : 0);
-      const size_t bytes = deltas ? fixed + 3 * slab * 4 + size_t(grouped_pixels * grouped_own_pitch + t.halo_elements) * size_t(element)
-                                  : fixed + std::max(size_t(t.halo_elements) * size_t(element), size_t(grouped_pixels * grouped_out_pitch) * 4);
+      const bool owns = deltas || quads; // a tile of 64 channels beside the halo
+      const size_t sums = deltas ? 0 : size_t(grouped_halves(quads)) * sizeof(SlabShared<2, 4>);
+      const size_t fixed = size_t(3 * t.band + 3 * slab + grouped_pixels) * 4 + sums +
+                           size_t(t.filter_elements + (owns ? grouped_pixels * grouped_own_pitch : 0)) * size_t(element);
+      const size_t bytes = fixed + std::max(size_t(t.halo_elements) * size_t(element), deltas ? 0 : size_t(grouped_pixels * grouped_out_pitch) * 4);
       const double work = double(t.across) * t.down * t.along * (128 + 1.5 * loaded);
       if (bytes > std::min(grouped_shared_most, c->shared_bytes) || (least > 0 && work >= least) || int64_t(t.across) * t.down * t.along > INT32_MAX) continue;
       least = work;
@@ -84,18 +86,17 @@ enum class Family { direct, pointwise, grouped };
 
 template <class T> static Family family_of(const Emitter &e, const ConvShape &s, bool backward, bool deltas, bool bias, GroupedTile *tile, size_t *shared) {
   if (pointwise<T>(e, s)) return bias && deltas ? Family::direct : Family::pointwise;
-  const bool matrix = sizeof(T) == 2 && e.context->sm >= 80 && !(bias && deltas);
-  return matrix && plan_grouped(e.context, s, backward, deltas, false, sizeof(T), tile, shared) ? Family::grouped : Family::direct;
+  return tensor_cores<T>(e.context) && !(bias && deltas) && plan_grouped(e.context, s, backward, deltas, grouped_none, sizeof(T), tile, shared) ? Family::grouped : Family::direct;
 }
 
-// Passes of a filter gradient: units of the 16 channels (of `outs`, groups of group_outs, which meet `width` channels) that touch the most chunks.
-static int grouped_passes(int outs, int group_outs, int width, int r) {
+// Units of a filter gradient: taps x chunks of the 16 channels (of `outs`, groups of group_outs, which meet `width` channels) that touch the most.
+static int grouped_units(int outs, int group_outs, int width, int r) {
   int chunks = 1;
   for (int out0 = 0; out0 < outs; out0 += 16) {
     const int base = out0 / slab * slab / group_outs * width / 8 * 8, last = std::min(out0 + 15, outs - 1);
     chunks = std::max(chunks, (last / group_outs * width + width - base + 7) / 8 - (out0 / group_outs * width - base) / 8);
   }
-  return ceil_divide(chunks * r * r, grouped_units);
+  return chunks * r * r;
 }
 
 template <class T> anx_status Emitter::conv_forward() {
@@ -112,7 +113,7 @@ template <class T> anx_status Emitter::conv_forward() {
   if (op->out[1] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.k);
   with_instructions<T>(context, [&](auto isa) {
     if (family == Family::pointwise) launch("conv_pointwise_forward", conv_pointwise<decltype(isa), ConvForward<T>>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<ConvForward<T>>), a);
-    if (family == Family::grouped) launch("conv_grouped_forward", conv_grouped<ConvForward<T>, false>, dim3(columns, rows), grouped_threads, shared, Grouped<ConvForward<T>>{a, tile, nullptr});
+    if (family == Family::grouped) launch("conv_grouped_forward", conv_grouped<decltype(isa), ConvForward<T>, grouped_none>, dim3(columns, rows), grouped_threads(grouped_none), shared, Grouped<ConvForward<T>>{a, tile, 1, nullptr});
   });
   if (family == Family::direct) launch("conv_direct_forward", conv_direct_forward<T>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), a);
   sums_from(op, 1, a.partial, rows, 2, 1, s.k);
@@ -154,7 +155,8 @@ template <class T> void Emitter::input_gradient(const ConvShape &s, const anx_op
     if (family == Family::pointwise)
       launch("conv_pointwise_input_gradient", conv_pointwise<decltype(isa), ConvInputGradient<T>>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<ConvInputGradient<T>>), a);
     if (family == Family::grouped)
-      launch("conv_grouped_input_gradient", conv_grouped<ConvInputGradient<T>, false>, dim3(columns, rows), grouped_threads, shared, Grouped<ConvInputGradient<T>>{a, tile, nullptr});
+      launch("conv_grouped_input_gradient", conv_grouped<decltype(isa), ConvInputGradient<T>, grouped_none>, dim3(columns, rows), grouped_threads(grouped_none), shared,
+             Grouped<ConvInputGradient<T>>{a, tile, 1, nullptr});
   });
   if (family == Family::direct) launch("conv_direct_input_gradient", conv_direct_input_gradient<T>, dim3(rows, columns), map_threads, sizeof(SlabShared<2>), a);
   sums_from(op, 3, a.partial, rows, 2, 1, s.c);
@@ -167,7 +169,7 @@ template <class T> void Emitter::filter_gradient(const ConvShape &s) {
   const Family family = family_of<T>(*this, s, false, true, bias, &tile, &shared);
   const int64_t pixels = int64_t(s.n) * s.p * s.q, filters = int64_t(s.k) * s.r * s.r * s.g, values = filters + (bias ? s.k : 0);
   ConvFilterGradient<T> a{s, {in<T>(0), in<T>(1), in<float>(2), in<float>(3), in<float>(4)}, {in<T>(5), in<float>(6), in<float>(7)}, nullptr, 0, bias};
-  const int passes = grouped_passes(s.k, s.go, s.g, s.r), step = family == Family::pointwise ? 32 : 64, least = family == Family::pointwise ? 256 : 64;
+  const int passes = ceil_divide(grouped_units(s.k, s.go, s.g, s.r), 8 * grouped_filter_quads), step = family == Family::pointwise ? 32 : 64, least = family == Family::pointwise ? 256 : 64;
   const int columns = family == Family::pointwise ? ceil_divide(s.k, 64) * ceil_divide(s.c, 64) : family == Family::grouped ? slabs(s.k) * passes : ceil_divide(values, 256);
   int ranges = int(std::min<int64_t>({(pixels + least - 1) / least, std::max(1, context->info.units * 8 / columns), 4096}));
   if (family == Family::grouped) {
@@ -182,7 +184,7 @@ template <class T> void Emitter::filter_gradient(const ConvShape &s) {
     if (family == Family::pointwise)
       launch("conv_pointwise_filter_gradient", conv_pointwise_filter_gradient<decltype(isa), T>, dim3(columns, ranges), pointwise_filter_threads, pointwise_filter_shared<T>, a);
     if (family == Family::grouped)
-      launch("conv_grouped_filter_gradient", conv_grouped_filter_gradient<T>, dim3(columns, ranges), grouped_threads, shared, GroupedFilter<T>{a, tile, passes});
+      launch("conv_grouped_filter_gradient", conv_grouped_filter_gradient<decltype(isa), T>, dim3(columns, ranges), grouped_filter_threads, shared, GroupedFilter<T>{a, tile, passes});
   });
   if (family == Family::direct) launch("conv_direct_filter_gradient", conv_direct_filter_gradient<T>, dim3(columns, ranges), 256, 0, a);
   if (!single) filters_from(a.partial, ranges, filters, values);
@@ -190,24 +192,25 @@ template <class T> void Emitter::filter_gradient(const ConvShape &s) {
 
 // Both gradients of a grouped convolution in one launch; false where it does not fit.
 template <class T> bool Emitter::fused_gradients(const ConvShape &s) {
-  if constexpr (sizeof(T) == 2) {
-    GroupedTile tile;
-    size_t shared;
-    if (context->sm < 80 || s.r == 1 || s.stride != 1 || op->out[0] < 0 || op->out[2] >= 0 || grouped_passes(s.c, s.g, s.go, s.r) > 1 ||
-        !plan_grouped(context, s, true, false, true, sizeof(T), &tile, &shared))
-      return false;
-    // Two blocks a multiprocessor: every block leaves a whole filter gradient behind.
-    const int columns = slabs(s.c), rows = int(std::min<int64_t>(std::max(1, context->info.units * 2 / columns), int64_t(tile.across) * tile.down * tile.along));
-    const int64_t filters = int64_t(s.k) * s.r * s.r * s.g;
-    ConvInputGradient<T> a = input_gradient_of<T>(*this, s);
-    if (op->out[3] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.c);
-    float *partial = rows == 1 ? out<float>(1) : scratch<float>(uint64_t(rows) * uint64_t(filters)); // a single partial is the gradient
-    launch("conv_grouped_gradients", conv_grouped<ConvInputGradient<T>, true>, dim3(columns, rows), grouped_threads, shared, Grouped<ConvInputGradient<T>>{a, tile, partial});
-    sums_from(op, 3, a.partial, rows, 2, 1, s.c);
-    if (rows > 1) filters_from(partial, rows, filters, filters);
-    return true;
-  }
-  return false;
+  const int units = grouped_units(s.c, s.g, s.go, s.r), quads = units <= 4 * grouped_few ? grouped_few : grouped_many;
+  GroupedTile tile;
+  size_t shared;
+  if (!tensor_cores<T>(context) || s.r == 1 || op->out[0] < 0 || op->out[2] >= 0 || !plan_grouped(context, s, true, false, quads, sizeof(T), &tile, &shared)) return false;
+  // As many blocks as fit at once: every one leaves a whole filter gradient behind.
+  const int halves = grouped_halves(quads), passes = ceil_divide(units, 4 * quads * halves), columns = slabs(s.c) * passes;
+  const int rows = int(std::min<int64_t>(std::max(1, context->info.units * 2 / halves / columns), int64_t(tile.across) * tile.down * tile.along));
+  const int64_t filters = int64_t(s.k) * s.r * s.r * s.g;
+  ConvInputGradient<T> a = input_gradient_of<T>(*this, s);
+  if (op->out[3] >= 0) a.partial = scratch<float>(uint64_t(rows) * passes * 2 * s.c);
+  float *partial = rows == 1 ? out<float>(1) : scratch<float>(uint64_t(rows) * uint64_t(filters)); // a single partial is the gradient
+  with_instructions<T>(context, [&](auto isa) {
+    using Isa = decltype(isa);
+    launch("conv_grouped_gradients", quads == grouped_few ? conv_grouped<Isa, ConvInputGradient<T>, grouped_few> : conv_grouped<Isa, ConvInputGradient<T>, grouped_many>,
+           dim3(columns, rows), grouped_threads(quads), shared, Grouped<ConvInputGradient<T>>{a, tile, passes, partial});
+  });
+  sums_from(op, 3, a.partial, rows * passes, 2, 1, s.c);
+  if (rows > 1) filters_from(partial, rows, filters, filters);
+  return true;
 }
 
 // The tile of conv_pointwise_gradients: the most pixels of which every warp makes one part, in the fewest warps that hold the filter

@@ -1,24 +1,29 @@
-// conv_grouped.cuh - convolutions with few input channels a group, any odd filter, on tensor cores, 16-bit storage: forward and input
-// gradient. One kernel for every group width: the band of channels that 16 outputs touch is worked out at run time.
+// conv_grouped.cuh - convolutions with few input channels a group, any odd filter, on tensor cores, 16-bit storage: forward, input gradient
+// and both gradients in one launch. One kernel for every group width: the band of channels that 16 outputs touch is worked out at run time.
 //
 // Computes   Y = conv(act(X), W) with sums; dX = conv^T(D, W) [+ add], masked, with sums; D = al G + be Y + de on load.
 // Layout     maps [n][h][w][channels padded to 8] of T, W float [k][r][r][g]; vectors float.
-// Mapping    128 threads make a tile of up to 128 output pixels (rows x columns of some images, cuda/emit_conv.cu chooses) x 64 channels; a
+// Mapping    a tile is up to 128 output pixels (rows x columns of some images, cuda/emit_conv.cu chooses) x 64 channels. 128 threads make it, a
 //            warp 128 pixels x 16 channels. The input tile with its halo lies in shared memory, activated, zeros outside the map; an output
-//            pixel is a row of A, found by an address table, so maps of every size and both strides fill the tensor cores alike. Filters
-//            are stationary in shared memory; blockIdx.x is the slab of 64 channels, blockIdx.y strides over tiles.
-//            The input gradient is the same loop over flipped filters; at stride 2 the tile of D has zeros between its pixels. At stride 1
-//            and up to 2 chunks it makes the filter gradient from the same tile (fused): D is then read once.
-// Numerics   products of T (W rounded to T), sums in float over chunks of 8 channels, taps inside.
-// Cost       reads the input (rows + halo) / rows times, writes once; fused backward 4 n accesses where the two kernels take 7 n. Matrix work: ceil to chunks of 8 channels per 16 outputs, hence 2 times
-//            the useful work at g = 8, 1 at 16 and 32, more at widths that straddle; k8 products. Not measured on a GPU yet.
+//            pixel is a row of A, found by an address table, so maps of every size and both strides fill the tensor cores alike. Filters are
+//            stationary in shared memory, each output's over the chunks of 8 inputs that it touches, zeros beside them; blockIdx.x is the
+//            slab of 64 channels, blockIdx.y strides over tiles.
+//            The input gradient is the same loop over flipped filters; at stride 2 the tile of D has zeros between its pixels.
+//            Both gradients: from the same tiles of D and X a warp makes the filter gradient of its 16 channels too, with up to 4 quads units
+//            of (tap, chunk of 8 channels of D), in registers from tile to tile. Up to 20 units are one warp's; of more, 256 threads and
+//            two warps for 16 channels have 56, and then each makes dX of 64 pixels. Where these do not suffice there are more passes:
+//            blockIdx.x is slab and pass, every pass loads every tile, and dX of a tile is made by one of them in turn.
+// Numerics   products of T (W rounded to T), sums in float over pairs of chunks of 8 channels, taps inside.
+// Cost       reads the input (rows + halo) / rows times, writes once; both gradients 4 n accesses where two kernels take 7 n, more passes mostly
+//            from the second cache. Matrix work: ceil to chunks of 8 channels per 16 outputs, hence 2 times the useful work at g = 8, 1 at 16
+//            and 32, more at widths that straddle. Not measured on a GPU yet.
 // Tests      reference/conv.c; conformance cases conv_fwd and conv_bwd in f16 and bf16.
 #pragma once
 #include "conv_pointwise.cuh"
 
 namespace anx {
 
-constexpr int grouped_threads = 128, grouped_pixels = 128, grouped_out_pitch = 68;
+constexpr int grouped_pixels = 128, grouped_out_pitch = 68, grouped_own_pitch = 72; // pitches of a finished tile, of a tile of 64 channels
 
 // n / divisor by a multiplication; exact for n < 2^16 and beyond.
 struct Divider {
@@ -38,18 +43,24 @@ struct GroupedTile {
   int in_rows, in_columns;                 // of the input, with halo, per image
   int step;                                // input pixels between neighbouring outputs
   int across, down, along;                 // tiles over a map and over the batch
-  int pitch, filter_pitch;                 // channels of an input pixel; of a filter's tap
+  int pitch;                               // channels of an input pixel
+  int own_chunks, filter_pitch;            // chunks of 8 inputs that one output touches, at most; values of an output's filter
   int band;                                // channels loaded, at most: a multiple of 8
   int halo_elements, filter_elements;
   Divider by_columns, by_map, by_in_columns, by_in_map, by_vectors; // by_vectors: of the widest band
 };
 
-constexpr int grouped_units = 18, grouped_own_pitch = 72; // of a filter gradient: units of (tap, chunk) a warp; pitch of a tile of 64 channels
+// Filter gradient's accumulators a warp: none, for up to 20 units, for more. The last form has two warps for 16 channels and one block a
+// multiprocessor, the others one warp and more blocks.
+constexpr int grouped_none = 0, grouped_few = 5, grouped_many = 7;
+__host__ __device__ constexpr int grouped_halves(int quads) { return quads == grouped_many ? 2 : 1; }
+__host__ __device__ constexpr int grouped_threads(int quads) { return 128 * grouped_halves(quads); }
 
 template <class Conv> struct Grouped {
   Conv conv; // ConvForward or ConvInputGradient
   GroupedTile tile;
-  float *filter_partial; // [gridDim.y][k r r g], where the filter gradient is made too
+  int passes;            // of the filter gradient, where it is made too
+  float *filter_partial; // [gridDim.y][k r r g]
 };
 
 // The depth side of outputs: output i reads channels first .. first + width of the input.
@@ -74,14 +85,17 @@ template <bool backward> __device__ __forceinline__ int64_t grouped_source(const
 }
 
 // The coefficients of the band, in shared memory: [3][band].
-template <class Side> __device__ __forceinline__ void grouped_coefficients(float *table, int band, const Side &side, int first, int channels, int threads) {
-  for (int i = threadIdx.x * 8; i < band; i += threads * 8) {
+__device__ __forceinline__ void set_table_row(float *table, int band, int c, const Coefficients &k) {
+#pragma unroll
+  for (int j = 0; j < 3; j++)
+#pragma unroll
+    for (int e = 0; e < 8; e++) table[j * band + c + e] = k.v[j][e];
+}
+template <class Side> __device__ __forceinline__ void grouped_coefficients(float *table, int band, const Side &side, int first, int channels) {
+  for (int i = threadIdx.x * 8; i < band; i += blockDim.x * 8) {
     Coefficients k = {};
     coefficients(k, side, first + i, channels);
-#pragma unroll
-    for (int j = 0; j < 3; j++)
-#pragma unroll
-      for (int e = 0; e < 8; e++) table[j * band + i + e] = k.v[j][e];
+    set_table_row(table, band, i, k);
   }
 }
 __device__ __forceinline__ Coefficients table_row(const float *table, int band, int c) {
@@ -101,7 +115,7 @@ template <class T, bool backward, class Side>
 __device__ __forceinline__ void grouped_load(T *halo, const float *table, const GroupedTile &t, const ConvShape &s, const Side &side, int channels, int first,
                                              int64_t image0, int row0, int column0) {
   const int vectors = t.band / 8, total = t.images * t.in_rows * t.in_columns * vectors, stride = padded(channels), half = s.r / 2;
-  for (int i = threadIdx.x; i < total; i += grouped_threads) {
+  for (int i = threadIdx.x; i < total; i += blockDim.x) {
     const int pixel = t.by_vectors.divide(i), c = (i - pixel * vectors) * 8;
     const int image = t.by_in_map.divide(pixel), in_map = pixel - image * t.in_rows * t.in_columns;
     const int y = t.by_in_columns.divide(in_map), x = in_map - y * t.in_columns;
@@ -120,7 +134,7 @@ template <class T, class Side>
 __device__ __forceinline__ void grouped_own(T *own, const float *table, const GroupedTile &t, const Side &side, int images, int high, int wide, int channels, int out0,
                                             int64_t image0, int row0, int column0) {
   const int stride = padded(channels), c = threadIdx.x % 8 * 8;
-  for (int slot = threadIdx.x / 8; slot < grouped_pixels; slot += grouped_threads / 8) {
+  for (int slot = threadIdx.x / 8; slot < grouped_pixels; slot += blockDim.x / 8) {
     const int image = t.by_map.divide(slot), in_map = slot - image * t.rows * t.columns, y = t.by_columns.divide(in_map);
     const int row = row0 + y, column = column0 + in_map - y * t.columns;
     Vector8<T> v = zero8<T>();
@@ -132,159 +146,210 @@ __device__ __forceinline__ void grouped_own(T *own, const float *table, const Gr
   }
 }
 
-// The products of a filter gradient over the tile's pixels: acc[unit] += own(16 channels of the warp)^T halo(8 channels under a tap).
-template <class T>
-__device__ __forceinline__ void grouped_correlate(float (&acc)[grouped_units][4], const T *own, const T *halo, const GroupedTile &t, const int (&unit_at)[grouped_units / 2]) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, pixels = t.images * t.rows * t.columns;
-#pragma unroll 1
-  for (int step = 0; step < pixels; step += 16) {
-    uint32_t af[4];
-    ldmatrix_transposed(4, af, own + (step + lane / 16 * 8 + lane % 8) * grouped_own_pitch + warp * 16 + lane / 8 % 2 * 8);
-    const int slot = step + lane % 16, image = t.by_map.divide(slot), in_map = slot - image * t.rows * t.columns, y = t.by_columns.divide(in_map);
-    const int at = slot < pixels ? ((image * t.in_rows + y * t.step) * t.in_columns + (in_map - y * t.columns) * t.step) * t.pitch : 0;
+// Where the input under the first tap of each of the tile's pixels lies in the halo.
+__device__ __forceinline__ void grouped_pixel_table(int *pixel_at, const GroupedTile &t) {
+  for (int slot = threadIdx.x; slot < grouped_pixels; slot += blockDim.x) {
+    const int image = t.by_map.divide(slot), in_map = slot - image * t.rows * t.columns, y = t.by_columns.divide(in_map);
+    pixel_at[slot] = image < t.images ? ((image * t.in_rows + y * t.step) * t.in_columns + (in_map - y * t.columns) * t.step) * t.pitch : 0;
+  }
+}
+
+// A warp's part of a filter gradient: 16 channels of its own x units of (tap, chunk of 8 channels that they touch), four units a product.
+template <class Isa, int quads> struct Correlation {
+  int first, end, taps; // units
+  int unit_at[quads];   // in the halo, of this lane's unit of each four
+  float acc[quads][2][8];
+
+  // `part` of `parts` of the units of `chunks` chunks.
+  __device__ __forceinline__ void start(const GroupedTile &t, int r, int part, int parts, int chunk_first, int chunks) {
+    taps = r * r;
+    const int units = chunks * taps, share = (units + 4 * parts - 1) / (4 * parts) * 4;
+    first = part * share;
+    end = first + share < units ? first + share : units;
 #pragma unroll
-    for (int j = 0; j < grouped_units / 2; j++) {
-      uint32_t bf[4];
-      ldmatrix_transposed(4, bf, halo + at + unit_at[j]);
-      mma_k16<T>(acc[2 * j], af, bf);
-      mma_k16<T>(acc[2 * j + 1], af, bf + 2);
+    for (int q = 0; q < quads; q++) {
+      const int unit = first + 4 * q + Isa::row() / 8, tap = unit % taps, chunk = unit / taps;
+      unit_at[q] = unit < end ? (tap / r * t.in_columns + tap % r) * t.pitch + (chunk_first + chunk) * 8 + Isa::row() % 8 : 0;
+#pragma unroll
+      for (int i = 0; i < 16; i++) acc[q][i / 8][i % 8] = 0.f;
     }
   }
-}
-
-// Where a unit's channels lie in the halo; lanes 16..31 name the odd one of each pair.
-__device__ __forceinline__ void grouped_units_at(int (&unit_at)[grouped_units / 2], const GroupedTile &t, int r, int first_unit, int units, int chunk_first) {
+  // += halo^T own over the tile's pixels.
+  template <class T> __device__ __forceinline__ void add(const T *own, const T *halo, const int *pixel_at, int pixels) {
+#pragma unroll 1
+    for (int step = 0; step < pixels; step += 16) {
+      uint32_t b[2][2 * Isa::block];
+      Isa::columns_transposed(b, own + step * grouped_own_pitch, grouped_own_pitch);
+      int at[Isa::loads];
 #pragma unroll
-  for (int j = 0; j < grouped_units / 2; j++) {
-    const int unit = first_unit + 2 * j + int(threadIdx.x) % 32 / 16, tap = unit % (r * r), chunk = unit / (r * r);
-    unit_at[j] = unit < units ? (tap / r * t.in_columns + tap % r) * t.pitch + (chunk_first + chunk) * 8 : 0;
+      for (int j = 0; j < Isa::loads; j++) at[j] = pixel_at[step + Isa::depth(j)];
+#pragma unroll
+      for (int q = 0; q < quads; q++) {
+        if (first + 4 * q >= end) continue; // a warp as one
+        uint32_t a[8];
+#pragma unroll
+        for (int j = 0; j < Isa::loads; j++) Isa::rows_transposed(a, j, halo + at[j] + unit_at[q]);
+#pragma unroll
+        for (int n = 0; n < 2; n++) Isa::template multiply<T, 16, true>(acc[q][n], a, b[n]);
+      }
+    }
   }
+  // Calls f(own channel of 16, channel from the first chunk's first on, tap, sum). room: 512 floats a warp that nobody uses.
+  template <class F> __device__ __forceinline__ void finish(float *room, F f) const {
+    float *const mine = room + threadIdx.x / 32 * 512;
+#pragma unroll
+    for (int q = 0; q < quads; q++) {
+      if (first + 4 * q >= end) continue;
+      __syncwarp();
+#pragma unroll
+      for (int i = 0; i < 16; i++) mine[Isa::row_of(i % 8) * 16 + i / 8 * 8 + Isa::column_of(i % 8)] = acc[q][i / 8][i % 8];
+      __syncwarp();
+#pragma unroll 1
+      for (int i = threadIdx.x % 32; i < 512; i += 32) {
+        const int unit = first + 4 * q + i / 128, chunk = unit / taps;
+        if (unit < end) f(i % 16, chunk * 8 + i / 16 % 8, unit - chunk * taps, mine[i]);
+      }
+    }
+  }
+};
+
+// acc += the tile's pixels x 16 outputs, over one or two chunks (depth 8 or 16) from `chunk` on under all taps. Of this lane's outputs:
+// own_first: their first chunk; filter: where in filters theirs begin.
+template <class Isa, int depth, int blocks, class T>
+__device__ __forceinline__ void grouped_convolve(float (&acc)[blocks][2][8], const T *halo, const int (&pixel)[blocks], const T *filters, const int (&filter)[2],
+                                                 const int (&own_first)[2], const GroupedTile &t, int r, int chunk) {
+  int column[2][2];
+  bool there[2][2];
+#pragma unroll
+  for (int n = 0; n < 2; n++)
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      const int own = chunk + i - own_first[n];
+      there[n][i] = own >= 0 && own < t.own_chunks;
+      column[n][i] = there[n][i] ? filter[n] + own * r * r * 8 : 0;
+    }
+#pragma unroll 1
+  for (int y = 0; y < r; y++)
+#pragma unroll 1
+    for (int x = 0; x < r; x++) {
+      uint32_t b[2][depth / 8 * Isa::block];
+#pragma unroll
+      for (int n = 0; n < 2; n++)
+#pragma unroll
+        for (int i = 0; i < depth / 8; i++) Isa::column_values(b[n] + i * Isa::block, filters + column[n][i] + (y * r + x) * 8, there[n][i]);
+      const T *at = halo + (y * t.in_columns + x) * t.pitch + chunk * 8;
+#pragma unroll
+      for (int m = 0; m < blocks; m++) {
+        uint32_t a[8];
+#pragma unroll
+        for (int i = 0; i < depth / 8; i++) Isa::rows(a + 4 * i, at + pixel[m] + 8 * i);
+#pragma unroll
+        for (int n = 0; n < 2; n++) Isa::template multiply<T, depth, false>(acc[m][n], a, b[n]);
+      }
+    }
 }
 
-// `fused`, of the input gradient at stride 1: makes the filter gradient too, from the same tile of D and the tile's own pixels of A.
-template <class Conv, bool fused> __global__ void __launch_bounds__(grouped_threads) conv_grouped(Grouped<Conv> a) {
+template <class Isa, class Conv, int quads> __global__ void __launch_bounds__(grouped_threads(quads), quads ? 2 / grouped_halves(quads) : 3) conv_grouped(Grouped<Conv> a) {
   using T = typename Conv::Element;
-  constexpr bool backward = Conv::backward;
-  ANX_ONLY(Sm80);
+  constexpr bool backward = Conv::backward, fused = quads > 0;
+  constexpr int halves = grouped_halves(quads), blocks = 4 / halves; // of 32 pixels a warp
+  ANX_ONLY(Isa);
   ANX_SHARED(unsigned char, memory);
   const ConvShape s = a.conv.shape;
   const GroupedTile t = a.tile;
   const Band band = band_of<backward>(s);
   float *const table = reinterpret_cast<float *>(&memory);
   float *const table_own = table + 3 * t.band;
-  T *const filters = reinterpret_cast<T *>(table_own + (fused ? 3 * slab : 0));
+  int *const pixel_at = reinterpret_cast<int *>(table_own + 3 * slab);
+  auto &sums = *reinterpret_cast<SlabShared<2, grouped_threads(quads) / 32> *>(pixel_at + grouped_pixels); // between tiles: registers are scarce
+  T *const filters = reinterpret_cast<T *>(&sums + 1);
   T *const own = filters + t.filter_elements;
   T *const halo = own + (fused ? grouped_pixels * grouped_own_pitch : 0);
   float *const staged = reinterpret_cast<float *>(halo); // the finished tile takes the place of the input's
-  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, taps = s.r * s.r, out0 = blockIdx.x * slab;
-  const int out_end = out0 + slab < band.outs ? out0 + slab : band.outs, first = band.first(out0) / 8 * 8;
+  const int thread = threadIdx.x, lane = thread % 32, warp_out = thread / 32 % 4 * 16, half = thread / 128, taps = s.r * s.r;
+  const int pass = fused ? int(blockIdx.x) % a.passes : 0, out0 = int(blockIdx.x) / a.passes * slab, first = band.first(out0) / 8 * 8;
 
-  grouped_coefficients(table, t.band, side(a.conv), first, band.channels, grouped_threads);
-  if constexpr (fused) grouped_coefficients(table_own, slab, a.conv.in, out0, s.c, grouped_threads);
-  // Filters of the slab, [out][tap][width]; backward: of input channel out, flipped, over the outputs of its group.
-  for (int i = thread; i < slab * taps * band.width; i += grouped_threads) {
-    const int e = i % band.width, tap = i / band.width % taps, o = i / band.width / taps, out = out0 + o;
+  grouped_coefficients(table, t.band, side(a.conv), first, band.channels);
+  if (thread < 8) set_table_row(table_own, slab, thread * 8, finish_coefficients(a.conv, out0 + thread * 8)); // also those of X
+  grouped_pixel_table(pixel_at, t);
+  slab_clear(sums);
+  // Filters of the slab, [out][chunk of its own][tap][8]; backward: of input channel out, flipped, over the outputs of its group.
+  for (int i = thread; i < slab * t.filter_pitch; i += grouped_threads(quads)) {
+    const int o = i / t.filter_pitch, in_out = i - o * t.filter_pitch, chunk = in_out / 8 / taps, tap = in_out / 8 - chunk * taps, out = out0 + o;
+    const int from = band.first(out), e = (from / 8 + chunk) * 8 + in_out % 8 - from;
     float w = 0.f;
-    if (out < band.outs)
-      w = backward ? a.conv.filter[(int64_t(band.first(out) + e) * taps + taps - 1 - tap) * s.g + out % s.g] : a.conv.filter[(int64_t(out) * taps + tap) * s.g + e];
-    filters[(o * taps + tap) * t.filter_pitch + e] = stored<T>(w);
+    if (out < band.outs && chunk < t.own_chunks && e >= 0 && e < band.width)
+      w = backward ? a.conv.filter[(int64_t(from + e) * taps + taps - 1 - tap) * s.g + out % s.g] : a.conv.filter[(int64_t(out) * taps + tap) * s.g + e];
+    filters[i] = stored<T>(w);
   }
 
-  // This warp's 16 outputs and the chunks of 8 input channels they touch.
-  const int mine = out0 + warp * 16, last = mine + 15 < band.outs ? mine + 15 : band.outs - 1;
+  // This warp's 16 outputs and the chunks of 8 input channels they touch; this lane's two and where their filters begin.
+  const int mine = out0 + warp_out, last = mine + 15 < band.outs ? mine + 15 : band.outs - 1;
   const bool live = mine < band.outs;
   const int chunk_first = live ? (band.first(mine) - first) / 8 : 0, chunk_end = live ? (band.first(last) + band.width - first + 7) / 8 : 0;
-  // Rows of A: the input pixel under the first tap of output pixel 32 m + lane.
-  int rows[4];
+  int own_first[2], filter[2];
 #pragma unroll
-  for (int m = 0; m < 4; m++) {
-    const int slot = m * 32 + lane, image = t.by_map.divide(slot), in_map = slot - image * t.rows * t.columns, y = t.by_columns.divide(in_map);
-    rows[m] = image < t.images ? ((image * t.in_rows + y * t.step) * t.in_columns + (in_map - y * t.columns) * t.step) * t.pitch : 0;
+  for (int n = 0; n < 2; n++) {
+    const int o = warp_out + n * 8 + Isa::column();
+    own_first[n] = (band.first(out0 + o) - first) / 8;
+    filter[n] = o * t.filter_pitch;
   }
-  float correlation[fused ? grouped_units : 1][4] = {};
-  int unit_at[fused ? grouped_units / 2 : 1];
-  if constexpr (fused) grouped_units_at(unit_at, t, s.r, 0, (chunk_end - chunk_first) * taps, chunk_first);
-  float sums[2][8] = {};
+  Correlation<Isa, fused ? quads : 1> correlation;
+  if constexpr (fused) correlation.start(t, s.r, pass * halves + half, a.passes * halves, chunk_first, chunk_end - chunk_first);
   const int tiles = t.across * t.down * t.along;
-  for (int tile = blockIdx.y; tile < tiles; tile += gridDim.y) {
+  for (int tile = blockIdx.y, turn = 0; tile < tiles; tile += gridDim.y, turn++) {
     const int column0 = tile % t.across * t.columns, row0 = tile / t.across % t.down * t.rows;
     const int64_t image0 = int64_t(tile / t.across / t.down) * t.images;
-    __syncthreads(); // table and filters are there; the staged tile before has been read
+    __syncthreads(); // tables and filters are there; the staged tile before has been read
     grouped_load<T, backward>(halo, table, t, s, side(a.conv), band.channels, first, image0, row0, column0);
     if constexpr (fused) grouped_own(own, table_own, t, a.conv.in, s.n, s.h, s.w, s.c, out0, image0, row0, column0);
     __syncthreads();
     if constexpr (fused) {
-      if (live) grouped_correlate(correlation, own, halo, t, unit_at);
+      correlation.add(own + warp_out, halo, pixel_at, t.images * t.rows * t.columns);
+      if (turn % a.passes != pass) continue; // another pass makes this tile's dX
     }
-    float acc[8][2][4] = {};
-    for (int chunk = chunk_first; chunk < chunk_end; chunk++) {
-      int from[2];   // position of the lane's pair of channels in its output's filter
-      const T *filter[2];
+    float acc[blocks][2][8] = {};
+    int pixel[blocks];
 #pragma unroll
-      for (int n = 0; n < 2; n++) {
-        const int o = warp * 16 + n * 8 + lane / 4;
-        from[n] = out0 + o < out_end ? first + chunk * 8 + lane % 4 * 2 - band.first(out0 + o) : -2;
-        filter[n] = filters + o * taps * t.filter_pitch + from[n];
-      }
-      int tap = 0;
-      for (int y = 0; y < s.r; y++)
-        for (int x = 0; x < s.r; x++, tap++) {
-          uint32_t b[2];
-#pragma unroll
-          for (int n = 0; n < 2; n++) {
-            union { T v[2]; uint32_t pair; } w;
-            w.pair = 0;
-            if (from[n] >= 0 && from[n] < band.width) w.v[0] = filter[n][tap * t.filter_pitch];
-            if (from[n] >= -1 && from[n] + 1 < band.width) w.v[1] = filter[n][tap * t.filter_pitch + 1];
-            b[n] = w.pair;
-          }
-          const T *at = halo + (y * t.in_columns + x) * t.pitch + chunk * 8;
-#pragma unroll
-          for (int m = 0; m < 4; m++) {
-            uint32_t af[4];
-            ldmatrix(4, af, at + rows[m]);
-#pragma unroll
-            for (int n = 0; n < 2; n++) {
-              mma_k8<T>(acc[2 * m][n], af, &b[n]);
-              mma_k8<T>(acc[2 * m + 1][n], af + 2, &b[n]);
-            }
-          }
-        }
-    }
+    for (int m = 0; m < blocks; m++) pixel[m] = pixel_at[(half * blocks + m) * 32 + lane];
+    int chunk = chunk_first;
+    if constexpr (Isa::deep)
+      for (; chunk + 1 < chunk_end; chunk += 2) grouped_convolve<Isa, 16>(acc, halo, pixel, filters, filter, own_first, t, s.r, chunk);
+    for (; chunk < chunk_end; chunk++) grouped_convolve<Isa, 8>(acc, halo, pixel, filters, filter, own_first, t, s.r, chunk);
     __syncthreads();
 #pragma unroll
-    for (int m = 0; m < 8; m++)
+    for (int m = 0; m < blocks; m++)
 #pragma unroll
       for (int n = 0; n < 2; n++)
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-          staged[(m * 16 + lane / 4 + i / 2 * 8) * grouped_out_pitch + warp * 16 + n * 8 + lane % 4 * 2 + i % 2] = acc[m][n][i];
+        for (int i = 0; i < 8; i++)
+          staged[((half * blocks + m) * 32 + Isa::row_of(i)) * grouped_out_pitch + warp_out + n * 8 + Isa::column_of(i)] = acc[m][n][i];
     __syncthreads();
-    const Coefficients k8 = finish_coefficients(a.conv, out0 + thread % 8 * 8);
     const int c = thread % 8 * 8, high = backward ? s.h : s.p, wide = backward ? s.w : s.q;
+    float tile_sums[2][8] = {};
 #pragma unroll 1
-    for (int slot = thread / 8; slot < t.images * t.rows * t.columns; slot += grouped_threads / 8) {
+    for (int slot = thread / 8; slot < t.images * t.rows * t.columns; slot += grouped_threads(quads) / 8) {
       const int image = t.by_map.divide(slot), in_map = slot - image * t.rows * t.columns, y = t.by_columns.divide(in_map);
       const int row = row0 + y, column = column0 + in_map - y * t.columns;
       if (image0 + image >= s.n || row >= high || column >= wide || out0 + c >= padded(band.outs)) continue;
       float v[8];
 #pragma unroll
       for (int i = 0; i < 8; i++) v[i] = staged[slot * grouped_out_pitch + c + i];
-      finish(a.conv, k8, ((image0 + image) * high + row) * wide + column, out0 + c, v, sums);
+      finish(a.conv, table_row(table_own, slab, c), ((image0 + image) * high + row) * wide + column, out0 + c, v, tile_sums);
     }
+    if (a.conv.partial) slab_add(sums, tile_sums);
   }
   if constexpr (fused) {
     float *partial = a.filter_partial + int64_t(blockIdx.y) * s.k * taps * s.g;
-#pragma unroll
-    for (int u = 0; u < grouped_units; u++)
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const int c = mine + lane / 4 + i / 2 * 8, k = first + (chunk_first + u / taps) * 8 + lane % 4 * 2 + i % 2, e = k - band.first(c);
-        if (u < (chunk_end - chunk_first) * taps && c < s.c && e >= 0 && e < s.go) partial[(int64_t(k) * taps + taps - 1 - u % taps) * s.g + c % s.g] = correlation[u][i];
-      }
+    __syncthreads(); // the last tile is done with
+    correlation.finish(reinterpret_cast<float *>(own), [&](int out, int channel, int tap, float sum) {
+      const int c = mine + out, k = first + chunk_first * 8 + channel, e = k - band.first(c);
+      if (c < s.c && e >= 0 && e < s.go) partial[(int64_t(k) * taps + taps - 1 - tap) * s.g + c % s.g] = sum;
+    });
   }
+  if (!a.conv.partial) return;
   __syncthreads();
-  if (a.conv.partial) slab_partials(reinterpret_cast<SlabShared<2, 4> &>(*staged), sums, a.conv.partial, blockIdx.y, out0, band.outs);
+  slab_write(sums, a.conv.partial, int(blockIdx.y) * a.passes + pass, out0, band.outs);
 }
 
 } // namespace anx

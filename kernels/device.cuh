@@ -91,11 +91,13 @@ template <class T> struct Input {
 // 256 threads as 8 vectors of 8 channels (64 channels, a slab) x 32 rows of pixels: the mapping of every kernel that goes over maps.
 constexpr int map_threads = 256, slab = 64, map_rows = 32;
 
-// Adds the threads' sums over the rows (thread t holds vector t % 8) and leaves partial[row][quantity][channels] of the slab that starts at
-// channel first. All threads of the block call it, with nothing of shared in use.
+// Sums over the rows of threads (thread t holds vector t % 8) to partial[row][quantity][channels] of the slab that starts at channel first:
+// slab_clear, a barrier, slab_add as often as there are sums, a barrier, slab_write. All threads of the block call them.
 template <int quantities, int warps = 8> struct SlabShared { float sum[warps][quantities][slab]; };
-template <int quantities, int warps>
-__device__ __forceinline__ void slab_partials(SlabShared<quantities, warps> &shared, float (&sums)[quantities][8], float *partial, int row, int first, int channels) {
+template <int quantities, int warps> __device__ __forceinline__ void slab_clear(SlabShared<quantities, warps> &shared) {
+  for (int i = threadIdx.x; i < warps * quantities * slab; i += warps * 32) (&shared.sum[0][0][0])[i] = 0.f;
+}
+template <int quantities, int warps> __device__ __forceinline__ void slab_add(SlabShared<quantities, warps> &shared, const float (&sums)[quantities][8]) {
   const int thread = threadIdx.x, vector = thread % 8, warp = thread / 32;
 #pragma unroll
   for (int k = 0; k < quantities; k++)
@@ -104,16 +106,27 @@ __device__ __forceinline__ void slab_partials(SlabShared<quantities, warps> &sha
       float v = sums[k][i];
       v += __shfl_xor_sync(0xffffffffu, v, 8);
       v += __shfl_xor_sync(0xffffffffu, v, 16);
-      if (thread % 32 < 8) shared.sum[warp][k][vector * 8 + i] = v;
+      if (thread % 32 < 8) shared.sum[warp][k][vector * 8 + i] += v;
     }
-  __syncthreads();
-  for (int i = thread; i < quantities * slab; i += warps * 32) {
+}
+template <int quantities, int warps>
+__device__ __forceinline__ void slab_write(const SlabShared<quantities, warps> &shared, float *partial, int row, int first, int channels) {
+  for (int i = threadIdx.x; i < quantities * slab; i += warps * 32) {
     const int k = i / slab, c = i % slab;
     if (first + c >= channels) continue;
     float v = 0.f;
     for (int r = 0; r < warps; r++) v += shared.sum[r][k][c];
     partial[(int64_t(row) * quantities + k) * channels + first + c] = v;
   }
+}
+// The same of one set of sums, with nothing of shared in use.
+template <int quantities, int warps>
+__device__ __forceinline__ void slab_partials(SlabShared<quantities, warps> &shared, float (&sums)[quantities][8], float *partial, int row, int first, int channels) {
+  slab_clear(shared);
+  __syncthreads();
+  slab_add(shared, sums);
+  __syncthreads();
+  slab_write(shared, partial, row, first, channels);
 }
 
 } // namespace anx

@@ -7,7 +7,8 @@
 // A    8 registers for a depth of 16, the first 4 for a depth of 8. rows: where A lies by rows, lane l names row l (8 values, 16 bytes).
 //      rows_transposed: where A lies by depths, load j of `loads` takes from each lane the place of row row() at depth depth(j).
 // B    `block` registers a depth of 8. columns: two B's where they lie by columns, columns_transposed: by depths, from a first element and
-//      a pitch. column_values: one B of depth 8, lane by lane, from the place of column column(), or zeros from NULL.
+//      a pitch. column_values: one B of depth 8, each lane from the place of its column column(), or zeros.
+// deep: a depth of 16 is less work than two of 8.
 // D    8 floats; register i is row row_of(i), column column_of(i).
 // Both A and B of a product lie the same way (transposed or not). All addresses of rows, and of columns' 8 values, are multiples of 16 bytes.
 #pragma once
@@ -17,6 +18,7 @@ namespace anx {
 
 struct Sm80 {
   static constexpr int block = 1, loads = 2;
+  static constexpr bool deep = true;
   static __device__ __forceinline__ int lane() { return int(threadIdx.x) % 32; }
   static __device__ __forceinline__ int row() { return lane() / 8 * 8; }
   static __device__ __forceinline__ int depth(int j) { return 8 * j + lane() % 8; }
@@ -32,8 +34,8 @@ struct Sm80 {
   template <class T> static __device__ __forceinline__ void columns_transposed(uint32_t (&b)[2][2], const T *first, int pitch) {
     ldmatrix_transposed(4, b[0], first + lane() % 16 * pitch + lane() / 16 * 8);
   }
-  template <class T> static __device__ __forceinline__ void column_values(uint32_t *b, const T *column) {
-    *b = column ? reinterpret_cast<const uint32_t *>(column)[lane() % 4] : 0;
+  template <class T> static __device__ __forceinline__ void column_values(uint32_t *b, const T *column, bool there) {
+    *b = there ? reinterpret_cast<const uint32_t *>(column)[lane() % 4] : 0;
   }
   template <class T, int depth, bool transposed> static __device__ __forceinline__ void multiply(float *d, const uint32_t *a, const uint32_t *b) {
 #pragma unroll
@@ -47,6 +49,7 @@ struct Sm80 {
 
 struct Sm70 {
   static constexpr int block = 4, loads = 4;
+  static constexpr bool deep = false;
   static __device__ __forceinline__ int lane() { return int(threadIdx.x) % 32; }
   static __device__ __forceinline__ int row() { return lane() / 4 * 4; }
   static __device__ __forceinline__ int depth(int j) { return 4 * j + lane() % 4; }
@@ -65,8 +68,8 @@ struct Sm70 {
 #pragma unroll
     for (int i = 0; i < 8; i++) two(b[i / 4] + i % 4 * 2, first + depth(i % 4) * pitch + i / 4 * 8 + lane() / 16 * 4);
   }
-  template <class T> static __device__ __forceinline__ void column_values(uint32_t *b, const T *column) {
-    if (column) four(b, column);
+  template <class T> static __device__ __forceinline__ void column_values(uint32_t *b, const T *column, bool there) {
+    if (there) four(b, column);
     else b[0] = b[1] = b[2] = b[3] = 0;
   }
   template <class T, int depth, bool transposed> static __device__ __forceinline__ void multiply(float *d, const uint32_t *a, const uint32_t *b) {
