@@ -58,8 +58,8 @@ template <class Conv, int warps> __global__ void __launch_bounds__(warps * 32, 1
   T *const deltas = reinterpret_cast<T *>(&memory + p.deltas), *const inputs = reinterpret_cast<T *>(&memory + p.inputs);
   float *const staged = reinterpret_cast<float *>(deltas); // finished values take the place of D and act(X)
 
-  grouped_coefficients(table_d, p.k16, a.conv.d, 0, s.k, threads);
-  grouped_coefficients(table_x, p.c16, a.conv.in, 0, s.c, threads);
+  grouped_coefficients(table_d, p.k16, a.conv.d, 0, s.k);
+  grouped_coefficients(table_x, p.c16, a.conv.in, 0, s.c);
   for (int i = thread; i < p.k16 * p.c16; i += threads) {
     const int k = p.by_c.divide(i / 8), c = i - k * p.c16;
     filters[k * p.c_pitch + c] = stored<T>(k < s.k && c < s.c ? a.conv.filter[int64_t(k) * s.c + c] : 0.f);
