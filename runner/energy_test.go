@@ -44,6 +44,7 @@ func text(v *float64) string {
 
 // The whole program: attempts have the energy of the device while they trained, on drivers that count it and on those that do not.
 func TestEnergyOfAttempts(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for _, library := range []string{"new", "old"} {
 		t.Run(library, func(t *testing.T) {
 			t.Parallel()
