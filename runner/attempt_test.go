@@ -115,3 +115,22 @@ func TestAKnownFateIsNoFailedStart(t *testing.T) {
 		t.Errorf("%d attempts, %d of them on the device's record", rows, records)
 	}
 }
+
+// What a failed attempt says of its device is on record before the next one starts there, so a device on which nothing can start wastes three.
+func TestAFailureIsOnRecordBeforeTheNextAttempt(t *testing.T) {
+	for range 5 {
+		dir := t.TempDir()
+		if _, err := openFake(t, faultStudy, dir); err != nil {
+			t.Fatal(err)
+		}
+		err := Work(t.Context(), WorkerOptions{StudyDir: dir, Elsewhere: true, Trainers: func(_ WorkerOptions, p *Plan) (Trainers, error) {
+			return fakeBehaviour{BlackHole: "GPU-0", Device: "GPU-0"}.trainers(p.Seed), nil
+		}})
+		if closed := (closedError{}); !errors.As(err, &closed) {
+			t.Errorf("the worker ended with %v", err)
+		}
+		if n := len(readAll[attemptRow](t, dir, "attempts")); n != DefaultPolicy().Starts {
+			t.Errorf("%d attempts on a device on which nothing can start, want %d", n, DefaultPolicy().Starts)
+		}
+	}
+}
