@@ -102,7 +102,7 @@ typedef uint16_t stored; /* the upper half of an fp32 */
 AI vf aload(const stored *p) { return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_load_si256((const __m256i *)(const void *)p)), 16); }
 AI void astore(stored *p, vf a) { _mm256_store_si256((__m256i *)(void *)p, (__m256i)_mm512_cvtneps_pbh(a)); }
 AI void awrite(stored *p, vf a, int stream) {
-  (void)stream; /* half a line: two of them need not come together in time */
+  (void)stream; /* half a line: see write_lines */
   astore(p, a);
 }
 AI vf vload_slots(const float *p) { return _mm512_loadu_ps(p); } /* a tile's pixel is half a vector there */
@@ -113,6 +113,17 @@ AI vf vinterleave(vf low, vf high) {
   return (vf)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(high, low));
 }
 AI vf vjoin(vf low, vf high) { return (vf)_mm512_cvtne2ps_pbh(high, low); }
+/* n neighbouring pixels, past the caches two at a time, which are a line; only a half whose other half is not among them goes through the caches. */
+AI void write_lines(stored *to, const vf *a, const int n) {
+  if ((uintptr_t)to % 64) {
+    astore(to, a[0]);
+    UNROLL for (int i = 1; i + 1 < n; i += 2) _mm512_stream_ps((float *)(void *)(to + 16 * i), vjoin(a[i], a[i + 1]));
+    if (n % 2 == 0) astore(to + 16 * (n - 1), a[n - 1]);
+  } else {
+    UNROLL for (int i = 0; i + 1 < n; i += 2) _mm512_stream_ps((float *)(void *)(to + 16 * i), vjoin(a[i], a[i + 1]));
+    if (n % 2) astore(to + 16 * (n - 1), a[n - 1]);
+  }
+}
 #else
 #define PAIR 1
 typedef float stored;

@@ -22,6 +22,44 @@ typedef struct anx_fetch {
   uint32_t step;
 } anx_fetch;
 
+/* The same for a 1x1 convolution, whose next slice is a short row of each of many channels: TURN_LINES lines of it per turn, which is about what
+ * memory delivers meanwhile, until all have been asked for. Kinds of rows (of X, of G ...) are taken from the last to the first. */
+#define TURN_LINES 2
+typedef struct anx_rows {
+  const char *at;
+  size_t pitch; /* from one row to the next, bytes */
+  int rows, bytes;
+} anx_rows;
+
+typedef struct anx_ahead {
+  const char *line, *end; /* of the row at hand */
+  size_t step;            /* 64, or 0 when nothing is left */
+  int kinds;
+  anx_rows list[4];
+} anx_ahead;
+
+AI void anx_ahead_row(anx_ahead *a) {
+  while (a->kinds && !a->list[a->kinds - 1].rows) a->kinds--;
+  if (!a->kinds) {
+    a->end = a->line + 1;
+    a->step = 0;
+    return;
+  }
+  anx_rows *r = &a->list[a->kinds - 1];
+  a->line = r->at;
+  a->end = r->at + r->bytes;
+  a->step = 64;
+  r->at += r->pitch;
+  r->rows--;
+}
+
+/* What is left of the row at hand, spread over a weight tile that passes as many vectors as a row has lines; the next row follows. */
+AI anx_fetch anx_ahead_take(anx_ahead *a) {
+  const anx_fetch f = {a->line, (uint32_t)(a->step * 256 / LANES)};
+  anx_ahead_row(a);
+  return f;
+}
+
 typedef struct anx_forward_tile {
   const float *x;  /* slots of the input at the first tap, pixel 0 */
   size_t x_c, x_p; /* channel stride, pixel stride, slots */
@@ -41,6 +79,7 @@ typedef struct anx_forward_tile {
   int more_rows;     /* rows after the first, x_row and y_row from one to the next */
   size_t x_row, y_row;
   anx_fetch fetch;   /* not with one tap */
+  anx_ahead *ahead;  /* with one tap; null: nothing */
 } anx_forward_tile;
 
 /* Where in a run of tiles we are: the input of the next one, the offset of its results, and in 1/256 bytes what has been fetched. */
@@ -148,8 +187,16 @@ AI void anx_forward_body(const anx_forward_tile *t, anx_place place, const int K
   }
   const float *xc = place.x, *wc = t->w;
   size_t fetched = place.fetched;
+  anx_ahead *const ahead = t->ahead;
+  const char *line = ahead->line, *end = ahead->end;
+  size_t step = ahead->step;
   for (int c = 0; c < channels; c++, xc += x_c, wc += w_c) {
     if (ONE_TAP) {
+      UNROLL for (int i = 0; i < TURN_LINES; i++, line += step) __builtin_prefetch(line, 0, 2);
+      if (__builtin_expect(line >= end, 0)) {
+        anx_ahead_row(ahead);
+        line = ahead->line, end = ahead->end, step = ahead->step;
+      }
       anx_tap(a, xc, x_p, wc, w_k, KB, PB);
       continue;
     }
@@ -163,6 +210,7 @@ AI void anx_forward_body(const anx_forward_tile *t, anx_place place, const int K
       }
     }
   }
+  if (ONE_TAP) ahead->line = line;
   UNROLL for (int k = 0; k < KB; k++) {
     vf *const ak = a + k * PB * LANES;
     if (bias) {
@@ -206,6 +254,10 @@ AI void anx_forward_body(const anx_forward_tile *t, anx_place place, const int K
       UNROLL for (int p = 0; p < PB; p++) {
         UNROLL for (int l = 0; l < LANES; l++) vstore(wide + (size_t)k * y_k + (size_t)p * y_p + l * VL, ak[p * LANES + l]);
       }
+#if PAIR == 2
+    } else if (stream && y_p == 16) {
+      write_lines(y + (size_t)k * y_k, ak, PB);
+#endif
     } else if (stream) {
       UNROLL for (int p = 0; p < PB; p++) {
         UNROLL for (int l = 0; l < LANES; l++) awrite(y + (size_t)k * y_k + (size_t)p * y_p + l * VL, ak[p * LANES + l], 1);
