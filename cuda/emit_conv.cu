@@ -3,6 +3,7 @@
 #include "conv_direct.cuh"
 #include "conv_grouped_filter.cuh"
 #include "conv_pointwise_gradients.cuh"
+#include "conv_stem.cuh"
 #include "emit.h"
 
 namespace anx_cuda {
@@ -99,9 +100,52 @@ static int grouped_units(int outs, int group_outs, int width, int r) {
   return chunks * r * r;
 }
 
+// Convolutions of an image, for conv_stem.cuh; false for others.
+template <class T> static bool plan_stem(const anx_context *c, const ConvShape &s, StemTile *t) {
+  if (sizeof(T) != 2 || c->sm < 80 || s.r == 1 || s.g != s.c || s.c > 4 || int64_t(s.r) * s.r * s.c > stem_depth_most) return false;
+  t->depth = s.r * s.r * s.c, t->depth16 = (t->depth + 15) / 16 * 16, t->pitch = t->depth16 + 8;
+  t->across = ceil_divide(s.q, stem_wide), t->down = ceil_divide(s.p, stem_rows);
+  t->parts_across = ceil_divide(t->depth16, stem_part_depth), t->parts = t->parts_across * ceil_divide(std::min(s.k, slab), stem_part_k);
+  t->groups = stem_threads / 32 / t->parts;
+  if (int64_t(t->across) * t->down * s.n > INT32_MAX) return false;
+  t->tiles = t->across * t->down * s.n;
+  return true;
+}
+
+template <class T> bool Emitter::stem_forward(const ConvShape &s) {
+  if constexpr (sizeof(T) == 2) {
+    Stem<ConvForward<T>> a{{s, {in<T>(0), nullptr, nullptr}, in<float>(3), in<float>(4), out<T>(0), nullptr}, {}};
+    const StemTile &t = a.tile;
+    if (op->in[1] >= 0 || !plan_stem<T>(context, s, &a.tile)) return false;
+    const int columns = slabs(s.k), rows = tile_blocks(context, t.tiles, columns);
+    if (op->out[1] >= 0) a.conv.partial = scratch<float>(uint64_t(rows) * 2 * s.k);
+    const size_t shared = sizeof(T) * slab * t.pitch + std::max(sizeof(T) * stem_pixels * t.pitch, sizeof(float) * stem_pixels * stem_out_pitch);
+    launch("conv_stem_forward", conv_stem_forward<T>, dim3(columns, rows), stem_threads, shared, a);
+    sums_from(op, 1, a.conv.partial, rows, 2, 1, s.k);
+    return true;
+  }
+  return false;
+}
+
+template <class T> bool Emitter::stem_filter_gradient(const ConvShape &s) {
+  if constexpr (sizeof(T) == 2) {
+    Stem<ConvFilterGradient<T>> a{{s, {in<T>(0), in<T>(1), in<float>(2), in<float>(3), in<float>(4)}, {in<T>(5), nullptr, nullptr}, nullptr, 0, 0}, {}};
+    const StemTile &t = a.tile;
+    if (op->in[6] >= 0 || op->out[2] >= 0 || !plan_stem<T>(context, s, &a.tile)) return false;
+    const int columns = slabs(s.k), rows = std::min(t.tiles, std::max(1, context->info.units * 2 / columns)); // each leaves a whole filter gradient behind
+    const int64_t filters = int64_t(s.k) * t.depth;
+    a.conv.partial = rows == 1 ? out<float>(1) : scratch<float>(uint64_t(rows) * uint64_t(filters));
+    const size_t shared = std::max(sizeof(T) * stem_pixels * (stem_own_pitch + t.pitch), sizeof(float) * slab * t.depth16);
+    launch("conv_stem_filter_gradient", conv_stem_filter_gradient<T>, dim3(columns, rows), stem_threads, shared, a);
+    if (rows > 1) filters_from(a.conv.partial, rows, filters, filters);
+    return true;
+  }
+  return false;
+}
+
 template <class T> anx_status Emitter::conv_forward() {
   const ConvShape s = shape_of(op);
-  if (library_forward<T>(s)) return ANX_OK;
+  if (library_forward<T>(s) || stem_forward<T>(s)) return ANX_OK;
   GroupedTile tile;
   size_t shared;
   const Family family = family_of<T>(*this, s, false, false, op->in[4] >= 0, &tile, &shared);
@@ -275,7 +319,7 @@ template <class T> anx_status Emitter::conv_backward() {
   if (end) done = number + 1;
   if (fused_gradients<T>(s) || pointwise_gradients<T>(s, end)) return ANX_OK;
   if (op->out[0] >= 0) input_gradient<T>(s, end);
-  filter_gradient<T>(s);
+  if (!stem_filter_gradient<T>(s)) filter_gradient<T>(s);
   return ANX_OK;
 }
 
