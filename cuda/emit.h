@@ -58,6 +58,7 @@ public:
   template <class T> anx_status conv_backward();
   template <class T> bool fused_gradients(const anx::ConvShape &);
   template <class T> bool pointwise_gradients(const anx::ConvShape &, const anx_op *end);
+  template <class T> bool joined_convolution();
   template <class T> bool stem_forward(const anx::ConvShape &);
   template <class T> bool stem_filter_gradient(const anx::ConvShape &);
   template <class T> void input_gradient(const anx::ConvShape &, const anx_op *end);

@@ -164,6 +164,28 @@ template <class T> anx_status Emitter::conv_forward() {
   return ANX_OK;
 }
 
+// The end of a block together with the convolution behind it; false where that is none that takes it. Every slab of 64 output channels
+// makes the sum again: it pays up to two. Y is transient in a plan that wants it (it is written all the same).
+template <class T> bool Emitter::joined_convolution() {
+  if (number + 1 >= count) return false;
+  const anx_op *conv = &ops[number + 1];
+  const ConvShape s = shape_of(conv);
+  const int columns = slabs(s.k);
+  if (conv->kind != ANX_CONV_FWD || conv->in[0] != op->out[0] || conv->in[1] >= 0 || !(tensors[op->out[0]].flags & ANX_TRANSIENT) || context->sm < 80 || !pointwise<T>(*this, s) ||
+      s.stride != 1 || columns > 2 || any_overlap(conv->out, ANX_MAX_OUT, op->in, ANX_MAX_IN) || any_overlap(op->out, 1, conv->in + 1, ANX_MAX_IN - 1))
+    return false;
+  done = number + 1;
+  const int rows = tile_blocks(context, ceil_divide(int64_t(s.n) * s.p * s.q, pointwise_rows), columns);
+  with_instructions<T>(context, [&](auto isa) {
+    ConvJoinForward<T> a{{s, {nullptr, nullptr, nullptr}, at<float>(conv->in[3]), at<float>(conv->in[4]), at<T>(conv->out[0]), nullptr},
+                         {in<T>(0), in<T>(3), in<float>(1), in<float>(2), in<float>(4), in<float>(5), out<T>(0)}};
+    if (conv->out[1] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.k);
+    launch("conv_pointwise_join_forward", conv_pointwise<decltype(isa), ConvJoinForward<T>>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<ConvJoinForward<T>>), a);
+    sums_from(conv, 1, a.partial, rows, 2, 1, s.k);
+  });
+  return true;
+}
+
 template <class T> static ConvInputGradient<T> input_gradient_of(const Emitter &e, const ConvShape &s) {
   return {s, {e.in<T>(0), e.in<T>(1), e.in<float>(2), e.in<float>(3), e.in<float>(4)}, {e.in<T>(5), e.in<float>(6), e.in<float>(7)}, e.in<float>(9), e.in<float>(8),
           e.in<T>(10), e.out<T>(0), nullptr};
@@ -326,6 +348,9 @@ template <class T> anx_status Emitter::conv_backward() {
 template anx_status Emitter::conv_forward<float>();
 template anx_status Emitter::conv_forward<__half>();
 template anx_status Emitter::conv_forward<__nv_bfloat16>();
+template bool Emitter::joined_convolution<float>();
+template bool Emitter::joined_convolution<__half>();
+template bool Emitter::joined_convolution<__nv_bfloat16>();
 template anx_status Emitter::conv_backward<float>();
 template anx_status Emitter::conv_backward<__half>();
 template anx_status Emitter::conv_backward<__nv_bfloat16>();

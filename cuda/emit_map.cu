@@ -191,6 +191,7 @@ template <class T> static anx_status emit_typed(Emitter &e) {
   switch (e.op->kind) {
     case ANX_CONV_FWD: return e.conv_forward<T>();
     case ANX_CONV_BWD: return e.conv_backward<T>();
+    case ANX_JOIN_FWD: return e.joined_convolution<T>() ? ANX_OK : e.map<T>();
     case ANX_BN_FWD_COEF:
     case ANX_BN_BWD_COEF:
     case ANX_SGD:

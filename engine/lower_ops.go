@@ -218,7 +218,8 @@ func (b *lowering) sgd(first, end int, decay float64, scale, counters int32) {
 }
 
 // finish works out lifetimes: of every tensor, the first and the last op that touches it. A back end may run an input gradient together
-// with the end of the block before, so what the first of the two reads lives until the second.
+// with the end of the block before, or the end of a block with the convolution behind it, so what the first of the two reads lives
+// until the second.
 func (b *lowering) finish() *program {
 	for i := range b.tensors {
 		b.tensors[i].first = -1
@@ -235,8 +236,11 @@ func (b *lowering) finish() *program {
 	}
 	for i := range b.ops {
 		last := i
-		if i+1 < len(b.ops) && b.ops[i].Kind == bindings.ConvBwd && b.ops[i+1].Kind == bindings.JoinBwd {
-			last++
+		if i+1 < len(b.ops) {
+			switch [2]bindings.OpKind{b.ops[i].Kind, b.ops[i+1].Kind} {
+			case [2]bindings.OpKind{bindings.ConvBwd, bindings.JoinBwd}, [2]bindings.OpKind{bindings.JoinFwd, bindings.ConvFwd}:
+				last++
+			}
 		}
 		for _, id := range b.ops[i].In {
 			touch(last, id)

@@ -89,14 +89,14 @@ func TestPlanKeepsLivesApart(t *testing.T) {
 	}
 }
 
-// TestBlockEndsCanBeFused: what an input gradient reads is not overwritten by the end of the block before, which a back end may run with it.
+// TestBlockEndsCanBeFused: what the first op of a pair that a back end may run as one reads is not overwritten by the second.
 func TestBlockEndsCanBeFused(t *testing.T) {
 	ctx, pairs := open(t, "reference", ""), 0
 	for i := range 10 {
 		programs, _, _ := lowered(t, ctx, randomNetwork(t, i), testConfig(randomNetwork(t, i)).Recipe, planOptions{})
-		p := programs[trainMode]
-		for j := range p.ops[1:] {
-			if p.ops[j].Kind != bindings.ConvBwd || p.ops[j+1].Kind != bindings.JoinBwd {
+		for j, p := 0, programs[trainMode]; j+1 < len(p.ops); j++ {
+			a, b := p.ops[j].Kind, p.ops[j+1].Kind
+			if !(a == bindings.ConvBwd && b == bindings.JoinBwd || a == bindings.JoinFwd && b == bindings.ConvFwd) {
 				continue
 			}
 			pairs++

@@ -4,9 +4,9 @@
 
 namespace anx {
 
-// Up to three coefficients of neighbouring channels; where there is no affine nothing is applied.
+// Up to four coefficients of neighbouring channels; where there is no affine nothing is applied.
 template <int width> struct CoefficientsOf {
-  float v[3][width];
+  float v[4][width];
 };
 using Coefficients = CoefficientsOf<8>;
 
@@ -41,6 +41,14 @@ __device__ __forceinline__ void finish(const ConvForward<T> &a, const Coefficien
   }
   store_vector(a.y + pixel * padded(a.shape.k) + k0, out);
 }
+
+// The end of a block (ANX_JOIN_FWD) and the convolution behind it: its input is made on load, and leaves as Y too.
+template <class T> struct JoinedInput {
+  const T *main, *other;
+  const float *s, *t, *sp, *tp;
+  T *y;
+};
+template <class T> struct ConvJoinForward : ConvForward<T> { JoinedInput<T> joined; };
 
 template <class T> struct ConvInputGradient {
   using Element = T;
@@ -149,6 +157,25 @@ template <class T> __device__ __forceinline__ Vector8<T> activated(const Incomin
   for (int i = 0; i < 8; i++) g.v[i] = stored<T>(fmaf(k.v[0][i], to_float(g.v[i]), fmaf(k.v[1][i], to_float(y.v[i]), k.v[2][i])));
   return g;
 }
+template <int width, class T> __device__ __forceinline__ void coefficients(CoefficientsOf<width> &k, const JoinedInput<T> &in, int c0, int channels) {
+  channel_values(k.v[0], in.s, c0, channels);
+  channel_values(k.v[1], in.t, c0, channels);
+  channel_values(k.v[2], in.sp, c0, channels);
+  channel_values(k.v[3], in.tp, c0, channels);
+}
+template <class T, int width>
+__device__ __forceinline__ Vector<T, width> activated(const JoinedInput<T> &in, const CoefficientsOf<width> &k, Vector<T, width> x, Vector<T, width> other) {
+#pragma unroll
+  for (int i = 0; i < width; i++) {
+    float v = affine(k.v[0][i], to_float(x.v[i]), k.v[1][i]);
+    const float z = to_float(other.v[i]);
+    if (in.other) v += in.sp ? affine(k.v[2][i], z, k.v[3][i]) : z;
+    x.v[i] = stored<T>(relu(v));
+  }
+  return x;
+}
+template <class T> __device__ __forceinline__ Vector8<T> raw8(const JoinedInput<T> &in, int64_t at) { return load8(in.main + at); }
+template <class T> __device__ __forceinline__ Vector8<T> second8(const JoinedInput<T> &in, int64_t at) { return in.other ? load8(in.other + at) : zero8<T>(); }
 template <class T> __device__ __forceinline__ Vector8<T> raw8(const Input<T> &in, int64_t at) { return load8(in.x + at); }
 template <class T> __device__ __forceinline__ Vector8<T> raw8(const Incoming<T> &d, int64_t at) { return load8(d.grad + at); }
 template <class T> __device__ __forceinline__ Vector8<T> second8(const Input<T> &, int64_t) { return zero8<T>(); }

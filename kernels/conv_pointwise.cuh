@@ -44,13 +44,15 @@ template <bool backward> __device__ __forceinline__ int64_t pointwise_source(con
 }
 
 template <class T> __device__ __forceinline__ const Input<T> &side(const ConvForward<T> &a) { return a.in; }
+template <class T> __device__ __forceinline__ const JoinedInput<T> &side(const ConvJoinForward<T> &a) { return a.joined; }
 template <class T> __device__ __forceinline__ const Incoming<T> &side(const ConvInputGradient<T> &a) { return a.d; }
-// Isa is Sm80 or Sm70 (products.cuh), Conv is ConvForward, ConvInputGradient or ConvBlockGradient.
+// Isa is Sm80 or Sm70 (products.cuh), Conv is ConvForward, ConvJoinForward, ConvInputGradient or ConvBlockGradient.
 template <class Isa, class Conv> __global__ void __launch_bounds__(pointwise_threads, 2) conv_pointwise(Conv a) {
   using T = typename Conv::Element;
   constexpr bool backward = Conv::backward;
   ANX_ONLY(Isa);
   constexpr int kept = Conv::quantities * 8;
+  constexpr bool joined = std::is_same<Conv, ConvJoinForward<T>>::value;
   ANX_SHARED(PointwiseShared<Conv>, shared);
   const ConvShape s = a.shape;
   const int depth = backward ? s.k : s.c, columns = backward ? s.c : s.k, depth_stride = padded(depth), column0 = blockIdx.x * pointwise_columns;
@@ -67,6 +69,13 @@ template <class Isa, class Conv> __global__ void __launch_bounds__(pointwise_thr
     }
     Vector8<T> x[2], y[2];
     float w[8];
+    const auto fetch_filters = [&](int d0) {
+#pragma unroll
+      for (int j = 0; j < 8; j++) {
+        const int e = thread + pointwise_threads * j, n = column0 + (backward ? e % 64 : e / 32), d = d0 + (backward ? e / 64 : e % 32);
+        w[j] = n < columns && d < depth ? a.filter[backward ? int64_t(d) * columns + n : int64_t(n) * depth + d] : 0.f;
+      }
+    };
     const auto fetch = [&](int d0) {
 #pragma unroll
       for (int i = 0; i < 2; i++) {
@@ -74,17 +83,33 @@ template <class Isa, class Conv> __global__ void __launch_bounds__(pointwise_thr
         x[i] = there ? raw8(side(a), int64_t(source[i]) * depth_stride + d0 + vector) : zero8<T>();
         y[i] = there ? second8(side(a), int64_t(source[i]) * depth_stride + d0 + vector) : zero8<T>();
       }
-#pragma unroll
-      for (int j = 0; j < 8; j++) {
-        const int e = thread + pointwise_threads * j, n = column0 + (backward ? e % 64 : e / 32), d = d0 + (backward ? e / 64 : e % 32);
-        w[j] = n < columns && d < depth ? a.filter[backward ? int64_t(d) * columns + n : int64_t(n) * depth + d] : 0.f;
-      }
+      if constexpr (!joined) fetch_filters(d0);
     };
     const auto deposit = [&](PointwiseStage<T> &stage, int d0) {
-      Coefficients k;
-      coefficients(k, side(a), d0 + vector, depth);
+      if constexpr (joined) {
 #pragma unroll
-      for (int i = 0; i < 2; i++) store8(&stage.a[thread / 4 + 64 * i][vector], source[i] >= 0 ? activated(side(a), k, x[i], y[i]) : zero8<T>());
+        for (int h = 0; h < 8; h += 4) {
+          __syncwarp(); // keeps what follows behind what is done: there are no registers for the coefficients of both halves
+          CoefficientsOf<4> k;
+          coefficients(k, a.joined, d0 + vector + h, depth);
+#pragma unroll
+          for (int i = 0; i < 2; i++) {
+            const Vector<T, 4> v = source[i] >= 0 ? activated(a.joined, k, half_of(x[i], h / 4), half_of(y[i], h / 4)) : zero_vector<T, 4>();
+            store_vector(&stage.a[thread / 4 + 64 * i][vector + h], v);
+          }
+        }
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+          if (blockIdx.x == 0 && source[i] >= 0 && d0 + vector < depth_stride)
+            store8(a.joined.y + int64_t(source[i]) * depth_stride + d0 + vector, load8(&stage.a[thread / 4 + 64 * i][vector]));
+        fetch_filters(d0); // nor for these before
+      } else {
+        Coefficients k;
+        coefficients(k, side(a), d0 + vector, depth);
+#pragma unroll
+        for (int i = 0; i < 2; i++) store8(&stage.a[thread / 4 + 64 * i][vector], source[i] >= 0 ? activated(side(a), k, x[i], y[i]) : zero8<T>());
+      }
 #pragma unroll
       for (int j = 0; j < 8; j++) {
         const int e = thread + pointwise_threads * j;

@@ -48,6 +48,12 @@ template <class T, int width> __device__ __forceinline__ Vector<T, width> zero_v
 template <class T> using Vector8 = Vector<T, 8>;
 template <class T> __device__ __forceinline__ Vector8<T> load8(const T *at) { return load_vector<8>(at); }
 template <class T> __device__ __forceinline__ void store8(T *at, const Vector8<T> &x) { store_vector(at, x); }
+template <class T> __device__ __forceinline__ Vector<T, 4> half_of(const Vector8<T> &x, int h) {
+  Vector<T, 4> half;
+#pragma unroll
+  for (int i = 0; i < 4; i++) half.v[i] = x.v[4 * h + i];
+  return half;
+}
 template <class T> __device__ __forceinline__ Vector8<T> zero8() { return zero_vector<T, 8>(); }
 
 // Values of a per-channel vector from channel c on, 0 from `channels` on or where there is no vector.

@@ -44,8 +44,40 @@ func blockEnd(s convShape, add, projection, live bool) Case {
 	return b.op(mapOp(bindings.JoinBwd, s.n, s.h, s.w, s.c), in, out).Case
 }
 
+// blockStart is the end of a block and the first convolution of the one behind it.
+func blockStart(s convShape, kind joinKind, live bool) Case {
+	b := newBuilder("join_fwd+conv_fwd", s.String()+" "+kind.String())
+	count := s.n * s.h * s.w * s.c
+	vs, vt := b.affine(s.c)
+	in := []int32{b.activation("C", s.n, s.h, s.w, s.c, b.maskable(count)), b.vector("s", vs), b.vector("t", vt), -1, -1, -1}
+	if kind != joinNothing {
+		in[3] = b.activation("X or P", s.n, s.h, s.w, s.c, b.grid(count, 64, 1))
+	}
+	if kind == joinProjection {
+		sp, tp := b.affine(s.c)
+		in[4], in[5] = b.vector("sp", sp), b.vector("tp", tp)
+	}
+	y := Tensor{Name: "Y", Tensor: activationTensor(s.n, s.h, s.w, s.c), Private: true}
+	y.Flags = bindings.Transient
+	if live {
+		b.Name += " all live"
+		y = Tensor{Name: "Y", Tensor: activationTensor(s.n, s.h, s.w, s.c), Output: true, Terms: 4}
+	}
+	b.MasksGiven = true
+	joined := b.add(y)
+	b.op(mapOp(bindings.JoinFwd, s.n, s.h, s.w, s.c), in, []int32{joined})
+	a := b.output("A", activationTensor(s.n, s.p(), s.q(), s.k), s.c+4)
+	sums := b.output("sums", plain(bindings.F64, 2, s.k), s.c+4+s.n*s.p()*s.q())
+	return b.op(s.op(bindings.ConvFwd), []int32{joined, -1, -1, b.convW(s)}, []int32{a, sums}).Case
+}
+
 func fusedCases() []Case {
 	var cases []Case
+	for i, s := range []convShape{{16, 5, 5, 24, 33, 1, 1, 24}, {16, 3, 7, 40, 100, 1, 1, 40}, {16, 2, 2, 72, 130, 1, 1, 72}, {48, 5, 6, 16, 8, 1, 2, 16}, {16, 7, 3, 9, 20, 1, 1, 9}} {
+		for _, live := range []bool{false, true} {
+			cases = append(cases, blockStart(s, joinKind(2-i%3), live))
+		}
+	}
 	for i, s := range []convShape{
 		{16, 5, 5, 24, 33, 1, 1, 24}, {16, 7, 7, 104, 70, 1, 1, 104}, {16, 2, 2, 200, 130, 1, 1, 200}, {48, 9, 9, 9, 8, 1, 1, 9}, {16, 5, 6, 24, 10, 1, 2, 24}, {16, 4, 4, 12, 12, 3, 1, 3},
 	} {

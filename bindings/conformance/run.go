@@ -101,6 +101,9 @@ func (b *Bound) write(i int, data []byte) error {
 // Run runs the program once.
 func (b *Bound) Run() error { return b.program.Run(b.Case.Slots) }
 
+// Kernels names what the program launches, op by op.
+func (b *Bound) Kernels() ([]string, error) { return b.program.Kernels() }
+
 // Reset writes back what every tensor held before the first run.
 func (b *Bound) Reset() error { return b.buffer.Write(0, b.before) }
 
