@@ -167,13 +167,12 @@ template <class T> anx_status Emitter::conv_forward() {
 // The end of a block together with the convolution behind it; false where that is none that takes it. Every slab of 64 output channels
 // makes the sum again: it pays up to two. Y is transient in a plan that wants it (it is written all the same).
 template <class T> bool Emitter::joined_convolution() {
-  if (number + 1 >= count) return false;
-  const anx_op *conv = &ops[number + 1];
+  const anx_op *conv = number + 1 < count ? &ops[number + 1] : nullptr;
+  if (!conv || conv->kind != ANX_CONV_FWD || conv->in[0] != op->out[0] || conv->in[1] >= 0 || !(tensors[op->out[0]].flags & ANX_TRANSIENT)) return false;
+  if (any_overlap(conv->out, ANX_MAX_OUT, op->in, ANX_MAX_IN) || any_overlap(op->out, 1, conv->in + 1, ANX_MAX_IN - 1)) return false; // both ops read and write at once
   const ConvShape s = shape_of(conv);
   const int columns = slabs(s.k);
-  if (conv->kind != ANX_CONV_FWD || conv->in[0] != op->out[0] || conv->in[1] >= 0 || !(tensors[op->out[0]].flags & ANX_TRANSIENT) || context->sm < 80 || !pointwise<T>(*this, s) ||
-      s.stride != 1 || columns > 2 || any_overlap(conv->out, ANX_MAX_OUT, op->in, ANX_MAX_IN) || any_overlap(op->out, 1, conv->in + 1, ANX_MAX_IN - 1))
-    return false;
+  if (context->sm < 80 || !pointwise<T>(*this, s) || s.stride != 1 || columns > 2 || (context->cudnn && context->cudnn->wants(s))) return false;
   done = number + 1;
   const int rows = tile_blocks(context, ceil_divide(int64_t(s.n) * s.p * s.q, pointwise_rows), columns);
   with_instructions<T>(context, [&](auto isa) {
