@@ -167,22 +167,23 @@ template <class T> anx_status Emitter::conv_forward() {
 // The end of a block together with the convolution behind it; false where that is none that takes it. Every slab of 64 output channels
 // makes the sum again: it pays up to two. Y is transient in a plan that wants it (it is written all the same).
 template <class T> bool Emitter::joined_convolution() {
-  const anx_op *conv = number + 1 < count ? &ops[number + 1] : nullptr;
-  if (!conv || conv->kind != ANX_CONV_FWD || conv->in[0] != op->out[0] || conv->in[1] >= 0 || !(tensors[op->out[0]].flags & ANX_TRANSIENT)) return false;
-  if (any_overlap(conv->out, ANX_MAX_OUT, op->in, ANX_MAX_IN) || any_overlap(op->out, 1, conv->in + 1, ANX_MAX_IN - 1)) return false; // both ops read and write at once
-  const ConvShape s = shape_of(conv);
-  const int columns = slabs(s.k);
-  if (context->sm < 80 || !pointwise<T>(*this, s) || s.stride != 1 || columns > 2 || (context->cudnn && context->cudnn->wants(s))) return false;
-  done = number + 1;
-  const int rows = tile_blocks(context, ceil_divide(int64_t(s.n) * s.p * s.q, pointwise_rows), columns);
-  with_instructions<T>(context, [&](auto isa) {
+  if constexpr (sizeof(T) == 2) {
+    const anx_op *conv = number + 1 < count ? &ops[number + 1] : nullptr;
+    if (!conv || conv->kind != ANX_CONV_FWD || conv->in[0] != op->out[0] || conv->in[1] >= 0 || !(tensors[op->out[0]].flags & ANX_TRANSIENT)) return false;
+    if (any_overlap(conv->out, ANX_MAX_OUT, op->in, ANX_MAX_IN) || any_overlap(op->out, 1, conv->in + 1, ANX_MAX_IN - 1)) return false; // both ops read and write at once
+    const ConvShape s = shape_of(conv);
+    const int columns = slabs(s.k);
+    if (context->sm < 80 || !pointwise<T>(*this, s) || s.stride != 1 || columns > 2 || (context->cudnn && context->cudnn->wants(s))) return false;
+    done = number + 1;
+    const int rows = tile_blocks(context, ceil_divide(int64_t(s.n) * s.p * s.q, pointwise_rows), columns);
     ConvJoinForward<T> a{{s, {nullptr, nullptr, nullptr}, at<float>(conv->in[3]), at<float>(conv->in[4]), at<T>(conv->out[0]), nullptr},
                          {in<T>(0), in<T>(3), in<float>(1), in<float>(2), in<float>(4), in<float>(5), out<T>(0)}};
     if (conv->out[1] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.k);
-    launch("conv_pointwise_join_forward", conv_pointwise<decltype(isa), ConvJoinForward<T>>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<ConvJoinForward<T>>), a);
+    launch("conv_pointwise_join_forward", conv_pointwise<Sm80, ConvJoinForward<T>>, dim3(columns, rows), pointwise_threads, sizeof(PointwiseShared<ConvJoinForward<T>>), a);
     sums_from(conv, 1, a.partial, rows, 2, 1, s.k);
-  });
-  return true;
+    return true;
+  }
+  return false;
 }
 
 template <class T> static ConvInputGradient<T> input_gradient_of(const Emitter &e, const ConvShape &s) {

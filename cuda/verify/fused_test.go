@@ -13,6 +13,9 @@ import (
 // bit (a sum may be added in another order).
 func TestFused(t *testing.T) {
 	ctx := open(t, backend())
+	if strings.HasPrefix(ctx.Info().Model, "sm_7") {
+		t.Skip("below sm_80 only the end of a block backward is fused")
+	}
 	kernels := map[string]int{}
 	for _, c := range conformance.Cases() {
 		if !c.MasksGiven || strings.HasSuffix(c.Name, "all live") {
