@@ -12,7 +12,7 @@
  *   a vector from memory (28 GB/s; one long run: 53) and takes 6 when the rows are brought near while the slice before is computed (anx_ahead).
  * Measured (Zen 5, one core, busy machine, least of many, fp32 and bf16, of each peak): forward at 28 to 7 px 74-90 % and 66-85 %, at 4 to 1 px 84-94 %; both
  *   gradients 62-79 % and 50-74 %, at 4 to 1 px 78-86 %. What bounds the rest: at C or K of 32 and less, a vector of D (5 cycles from the second
- *   level cache) serves only C/2 cycles of multiply-adds, and so does transposing A; at 56 px the stores past the caches.
+ *   level cache) serves only C cycles of multiply-adds of both gradients; transposing A likewise; at 56 px the stores past the caches.
  */
 #include "conv_kernels.h"
 
@@ -159,7 +159,7 @@ void FN(anx_pointwise_forward)(const anx_call *call, const anx_share *share, flo
     sums = scratch + p->a_floats;
     memset(sums + 32 * share->k0, 0, (size_t)(share->k1 - share->k0) * 32 * sizeof(float));
   }
-  anx_ahead ahead = {.line = (const char *)scratch};
+  anx_ahead ahead = {.idle = (const char *)scratch};
   look_forward(&ahead, call, share);
   anx_ahead_row(&ahead);
   const anx_forward_tile tile = {
@@ -327,7 +327,7 @@ void FN(anx_pointwise_backward)(const anx_call *call, const anx_share *share, fl
     d = (const float *)(const void *)g;
     d_k = p->y_c;
   }
-  anx_ahead ahead = {.line = (const char *)scratch};
+  anx_ahead ahead = {.idle = (const char *)scratch};
   look_backward(&ahead, call, share);
   anx_ahead_row(&ahead);
   if (need_dx) input_gradient(call, share, d, d_k, first, count, sums, sparse, &ahead);

@@ -26,7 +26,7 @@ void FN(anx_forward)(const anx_forward_tile *base, int k0, int k1, size_t at, in
   anx_fetch fetch = base->fetch;
   if (!fetch.at) fetch = (anx_fetch){(const char *)base->x, 0};
   const size_t turns = (size_t)anx_fetch_turns(base, 1, count);
-  anx_ahead nothing = {.line = fetch.at, .end = fetch.at + 1}, *ahead = base->ahead ? base->ahead : &nothing;
+  anx_ahead nothing = {.line = fetch.at, .end = fetch.at, .idle = fetch.at}, *ahead = base->ahead ? base->ahead : &nothing;
   for (int k = k0; k < k1;) {
     const int kb = anx_part(k1 - k0, FORWARD_CHANNELS, k - k0);
     anx_forward_tile t = *base;

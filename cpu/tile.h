@@ -33,7 +33,7 @@ typedef struct anx_rows {
 
 typedef struct anx_ahead {
   const char *line, *end; /* of the row at hand */
-  size_t step;            /* 64, or 0 when nothing is left */
+  const char *idle;       /* memory that is near, for when nothing is left: cheaper than to ask */
   int kinds;
   anx_rows list[4];
 } anx_ahead;
@@ -41,21 +41,20 @@ typedef struct anx_ahead {
 AI void anx_ahead_row(anx_ahead *a) {
   while (a->kinds && !a->list[a->kinds - 1].rows) a->kinds--;
   if (!a->kinds) {
-    a->end = a->line + 1;
-    a->step = 0;
+    a->line = a->idle;
+    a->end = a->idle + 4096;
     return;
   }
   anx_rows *r = &a->list[a->kinds - 1];
   a->line = r->at;
   a->end = r->at + r->bytes;
-  a->step = 64;
   r->at += r->pitch;
   r->rows--;
 }
 
 /* What is left of the row at hand, spread over a weight tile that passes as many vectors as a row has lines; the next row follows. */
 AI anx_fetch anx_ahead_take(anx_ahead *a) {
-  const anx_fetch f = {a->line, (uint32_t)(a->step * 256 / LANES)};
+  const anx_fetch f = {a->line, a->kinds ? 64 * 256 / LANES : 0};
   anx_ahead_row(a);
   return f;
 }
@@ -162,10 +161,10 @@ AI void anx_three_taps(vf *a, const float *x, const float *w, ptrdiff_t w_tc, si
   }
 }
 
-/* ONE_TAP: there is one. THREE: there are three in a row, and pixels are neighbours in x and in y. */
+/* ONE_TAP: there is one, and pixels are neighbours in x. THREE: there are three in a row, and pixels are neighbours in x and in y. */
 AI void anx_forward_body(const anx_forward_tile *t, anx_place place, const int KB, const int PB, const int ONE_TAP, const int THREE) {
   /* copies: as far as the compiler knows, a store into y may change t */
-  const size_t x_c = t->x_c, x_p = THREE ? 16 : t->x_p, w_c = t->w_c, w_k = t->w_k, y_k = t->y_k, y_p = THREE ? 16 : t->y_p;
+  const size_t x_c = t->x_c, x_p = THREE || ONE_TAP ? 16 : t->x_p, w_c = t->w_c, w_k = t->w_k, y_k = t->y_k, y_p = THREE ? 16 : t->y_p;
   const ptrdiff_t x_tr = t->x_tr, x_tc = t->x_tc, w_tr = t->w_tr, w_tc = t->w_tc;
   const int channels = t->channels, tap_rows = t->tap_rows, columns = t->tap_columns, stream = t->stream;
   stored *const y = t->y + place.at;
@@ -189,13 +188,12 @@ AI void anx_forward_body(const anx_forward_tile *t, anx_place place, const int K
   size_t fetched = place.fetched;
   anx_ahead *const ahead = t->ahead;
   const char *line = ahead->line, *end = ahead->end;
-  size_t step = ahead->step;
   for (int c = 0; c < channels; c++, xc += x_c, wc += w_c) {
     if (ONE_TAP) {
-      UNROLL for (int i = 0; i < TURN_LINES; i++, line += step) __builtin_prefetch(line, 0, 2);
+      UNROLL for (int i = 0; i < TURN_LINES; i++, line += 64) __builtin_prefetch(line, 0, 2);
       if (__builtin_expect(line >= end, 0)) {
         anx_ahead_row(ahead);
-        line = ahead->line, end = ahead->end, step = ahead->step;
+        line = ahead->line, end = ahead->end;
       }
       anx_tap(a, xc, x_p, wc, w_k, KB, PB);
       continue;
@@ -279,7 +277,7 @@ AI int anx_three(const anx_forward_tile *t) { return t->tap_columns == 3 && t->x
     for (int j = 0; j < rows; j++, row.x += t->x_row, row.at += t->y_row) {                                                      \
       anx_place place = {row.x, row.at, row.fetched};                                                                            \
       for (int i = 0; i < tiles; i++, place.x += x_step, place.at += y_step, place.fetched += fetches) {                         \
-        if (t->tap_columns * t->tap_rows == 1) anx_forward_body(t, place, KB, PB, 1, 0);                                         \
+        if (t->tap_columns * t->tap_rows == 1 && t->x_p == 16) anx_forward_body(t, place, KB, PB, 1, 0);                                         \
         else if (anx_three(t)) anx_forward_body(t, place, KB, PB, 0, 1);                                                                    \
         else anx_forward_body(t, place, KB, PB, 0, 0);                                                                           \
       }                                                                                                                          \

@@ -133,7 +133,7 @@ func TestBackEndsAgreeWithReference(t *testing.T) {
 func TestCPUInBF16(t *testing.T) {
 	library := load(t, "cpu")
 	var device, host []Case
-	for _, c := range allCases() {
+	for _, c := range append(allCases(), largeCases()...) {
 		if len(c.Ops) > 1 {
 			continue
 		}

@@ -59,15 +59,19 @@ func agree(tb testing.TB, reference *bindings.Context, contexts []*bindings.Cont
 	}
 }
 
-// Activations of 4 MB and more, which the cpu back end writes past the caches.
-func TestCPULargeActivations(t *testing.T) {
-	contexts, ref := cpuContexts(t, 1, 3), reference(t)
+// largeCases have activations of 4 MB and more, which the cpu back end writes past the caches.
+func largeCases() []Case {
 	within, back := convOptions{affine: true, sums: true}, convOptions{affine: true, sums: true, bn: true}
-	for _, c := range []Case{
+	return []Case{
 		convFwd(convShape{16, 64, 65, 8, 17, 1, 1, 8}, within), convBwd(convShape{16, 64, 65, 17, 8, 1, 1, 17}, back), convBwd(convShape{16, 65, 64, 17, 8, 1, 2, 17}, back),
 		convFwd(grouped(16, 64, 65, 4, 4, 1), within), convBwd(grouped(16, 65, 64, 4, 4, 2), back), convFwd(convShape{512, 8, 8, 40, 40, 3, 1, 4}, within),
 		joinFwd(16, 64, 65, 17, joinIdentity, false), joinBwd(16, 64, 65, 17, false, true),
-	} {
+	}
+}
+
+func TestCPULargeActivations(t *testing.T) {
+	contexts, ref := cpuContexts(t, 1, 3), reference(t)
+	for _, c := range largeCases() {
 		t.Run(c.Name, func(t *testing.T) { agree(t, ref, contexts, &c) })
 	}
 }
