@@ -133,7 +133,9 @@ static void pack_input(const anx_call *call, const view *v, int group, int first
   for (int c = 0; c < p->gi; c += PAIR) {
     const int channel = group * p->gi + c;
     const stored *x = x0 + (size_t)channel * p->x_c + (size_t)v->block * map;
-    const float *cs = s ? s + channel : NULL, *ct = s ? t + channel : NULL;
+    float of_s[PAIR] = {0}, of_t[PAIR] = {0}; /* copies, which no store can change */
+    for (int j = 0; s && j < PAIR && c + j < p->gi; j++) of_s[j] = s[channel + j], of_t[j] = t[channel + j];
+    const float *cs = s ? of_s : NULL, *ct = s ? of_t : NULL;
     for (int i = first; i < last; i++) {
       float *dst = tile + (size_t)(c / PAIR) * p->a_c + (size_t)i * row;
       const int h = top + i;
@@ -164,7 +166,8 @@ static void pack_gradient(const anx_call *call, const view *v, int first, int la
     const int channel = group * p->go + k, channels = p->go - k;
     const size_t at = (size_t)channel * p->y_c + (size_t)v->block * map;
     const stored *g = (const stored *)call->in[BWD_G] + at, *y = al ? (const stored *)call->in[BWD_Y] + at : NULL;
-    const float *ca = al ? al + channel : NULL, *cb = al ? be + channel : NULL, *cd = al ? de + channel : NULL;
+    float ca[PAIR] = {0}, cb[PAIR] = {0}, cd[PAIR] = {0}; /* copies, which no store can change */
+    for (int j = 0; al && j < PAIR && k + j < p->go; j++) ca[j] = al[channel + j], cb[j] = be[channel + j], cd[j] = de[channel + j];
     for (int h = first < 0 ? 0 : first; h < last && h < op->p; h++) { /* taps outside are not computed */
       float *dst = tile + (size_t)(k / PAIR) * p->d_k + (size_t)(h - v->p0 + p->d_pad_h) * row;
       if (p->d_pad_w) {
@@ -339,47 +342,59 @@ static void split_gradient(const anx_call *call, const view *v, const anx_share 
 }
 #endif
 
+/* Columns of the weight gradient that are taken together by tiles of kb rows: three in a row of the filter where they are neighbours in the tile. */
+static int columns_together(const anx_conv_plan *p, int kb) {
+  return kb <= THREE_ROWS && p->s_count == 3 && p->blocks == 1 && p->weights.phases == 1 && p->weights.a_pixel == 16 / PAIR ? 3 : 1;
+}
+
 /* Blocks of the weight gradient's register tiles for one part of the rows. */
 static int weight_blocks(const anx_conv_plan *p, const anx_share *share) {
-  const int k = share->k1 - share->k0, parts = calls(k, WEIGHT_ROWS);
-  return parts * calls(p->r_count * p->s_count * p->gi, anx_weight_width[calls(k, parts)]);
+  const int k = share->k1 - share->k0, parts = calls(k, WEIGHT_ROWS), kb = calls(k, parts), together = columns_together(p, kb);
+  return parts * calls(p->r_count * p->s_count * p->gi / together, together == 3 ? anx_three_rows[kb] : anx_weight_width[kb]);
 }
 
 /* Adds what rows r0..r0+n-1 of the slice contribute. */
 static void weight_gradient(const anx_call *call, const anx_share *share, const view *v, int r0, int n, const float *a, const float *d, ahead *next) {
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
-  float lanes[32 * 16] __attribute__((aligned(64))) = {0}, out[32];
+  float lanes[32 * 16] __attribute__((aligned(64))), out[32];
   const float *columns[WEIGHT_COLUMNS];
-  size_t place[WEIGHT_COLUMNS];
+  float *place[WEIGHT_COLUMNS];
   const anx_weight_tiles *w = &p->weights;
-  const size_t d_row = w->d_row, st = (size_t)op->stride;
-  const int all = p->r_count * p->s_count * p->gi, by_block = p->blocks > 1;
-  const size_t filter = (size_t)p->taps * (size_t)p->gi;
-  float *dw = (float *)call->out[BWD_DW] + (size_t)(share->group * p->go) * filter;
+  const size_t d_row = w->d_row, st = (size_t)op->stride, gi = (size_t)p->gi, filter = (size_t)p->taps * gi;
+  const int by_block = p->blocks > 1;
   const int vectors = ((by_block ? v->blocks : op->q) + PAIR - 1) / PAIR; /* of a run */
   for (int k = share->k0; k < share->k1;) {
     const int kb = anx_part(share->k1 - share->k0, WEIGHT_ROWS, k - share->k0);
     const float *dk = d + (size_t)k * w->d_k + (size_t)r0 * d_row, *ak = a + (size_t)r0 * st * w->a_row;
+    float *dw = (float *)call->out[BWD_DW] + (size_t)(share->group * p->go + k) * filter + (size_t)(p->r_low * op->r + p->s_low) * gi;
+    const int together = columns_together(p, kb), all = p->r_count * p->s_count / together * p->gi;
+    const int most = together == 3 ? anx_three_rows[kb] : anx_weight_width[kb];
     int c = 0, r = 0, s = 0; /* columns: input channel outside, tap inside, so that neighbours share rows of A */
     for (int j0 = 0; j0 < all;) {
-      const int jb = anx_part(all, anx_weight_width[kb], j0);
+      const int jb = anx_part(all, most, j0);
       for (int j = 0; j < jb; j++) {
-        columns[j] = ak + (size_t)c * w->a_c + (size_t)r * w->a_row + (size_t)(s % w->phases) * w->a_phase + (size_t)(s / w->phases) * w->a_pixel;
-        place[j] = (size_t)((r + p->r_low) * op->r + s + p->s_low) * (size_t)p->gi + (size_t)c;
-        if (++s < p->s_count) continue;
+        columns[j] = ak + (size_t)c * w->a_c + (size_t)r * w->a_row;
+        if (s) columns[j] += (size_t)(s % w->phases) * w->a_phase + (size_t)(s / w->phases) * w->a_pixel;
+        place[j] = dw + (size_t)(r * op->r + s) * gi + c;
+        if ((s += together) < p->s_count) continue;
         s = 0;
         if (++r < p->r_count) continue;
         r = 0;
         c++;
       }
-      anx_fetch fetch = ahead_take(next, 1, n * (by_block ? op->q : 1) * vectors * LANES);
+      anx_fetch fetch = ahead_take(next, 1, n * (by_block ? op->q : 1) * vectors * LANES * together);
       if (!fetch.at) fetch.at = (const char *)dk;
       if (by_block) FN(anx_weight)(dk, w->d_k, columns, n, d_row, st * w->a_row, op->q, w->d_pixel, st * w->a_pixel, vectors, 16, 16, fetch, lanes, kb, jb);
+      else if (together == 3) FN(anx_weight_rows)(dk, w->d_k, columns, 1, 0, 0, n, d_row, st * w->a_row, vectors, 16, w->a_step, fetch, lanes, kb, jb);
       else FN(anx_weight)(dk, w->d_k, columns, 1, 0, 0, n, d_row, st * w->a_row, vectors, 16, w->a_step, fetch, lanes, kb, jb);
-      for (int i = 0; i < kb * jb; i += 4) anx_lane_sum4(lanes + 16 * i, out + i);
+      for (int i = 0; i < kb * jb * together; i += 4) anx_lane_sum4(lanes + 16 * i, out + i);
+      const float *sum = out;
       for (int i = 0; i < kb; i++) {
-        for (int j = 0; j < jb; j++) dw[(size_t)(k + i) * filter + place[j]] += out[i * jb + j];
+        for (int j = 0; j < jb; j++) {
+          float *to = place[j] + (size_t)i * filter;
+          for (int l = 0; l < together; l++) to[(size_t)l * gi] += *sum++;
+        }
       }
       j0 += jb;
     }

@@ -7,46 +7,40 @@ typedef void (*forward_fn)(const anx_forward_tile *, anx_place, int tiles, int r
 static const forward_fn forward_table[FORWARD_CHANNELS + 1][FORWARD_PIXELS + 1] = {FORWARD_ALL(FORWARD_NAME)};
 
 /* A row's tiles are as equal as possible: `wide` of them one pixel wider. The sums of a batch norm go from pixel to pixel and row to row. */
-static void channels(const anx_forward_tile *t, int kb, int count) {
+/* A row's tiles are as equal as possible: `wide` of them one pixel wider. The sums of a batch norm go from pixel to pixel and row to row. */
+static void channels(const anx_forward_tile *t, anx_place row, int kb, int count) {
   const int most = anx_forward_width[kb], tiles = (count + most - 1) / most, narrow = count / tiles, wide = count % tiles;
-  anx_place row = {t->x, 0, 0};
   if (!wide) {
     forward_table[kb][narrow](t, row, tiles, t->more_rows + 1);
     return;
   }
-  const size_t pixels = (size_t)wide * (size_t)(narrow + 1), fetches = (size_t)t->channels * FETCHES * t->fetch.step;
+  const size_t pixels = (size_t)wide * (size_t)(narrow + 1), fetches = (size_t)t->channels * t->fetch.step;
   for (int i = 0; i <= t->more_rows; i++, row.x += t->x_row, row.at += t->y_row, row.fetched += (size_t)count * fetches) {
-    const anx_place rest = {row.x + pixels * t->x_p, row.at + pixels * t->y_p, row.fetched + pixels * fetches};
+    const anx_place rest = {row.x + pixels * t->x_p, row.k, row.at + pixels * t->y_p, row.fetched + pixels * fetches};
     forward_table[kb][narrow + 1](t, row, wide, 1);
     forward_table[kb][narrow](t, rest, tiles - wide, 1);
   }
 }
 
-void FN(anx_forward)(const anx_forward_tile *base, int k0, int k1, size_t at, int count) {
-  anx_fetch fetch = base->fetch;
-  if (!fetch.at) fetch = (anx_fetch){(const char *)base->x, 0};
-  const size_t turns = (size_t)anx_fetch_turns(base, 1, count);
-  anx_ahead nothing = {.line = fetch.at, .end = fetch.at, .idle = fetch.at}, *ahead = base->ahead ? base->ahead : &nothing;
+void FN(anx_forward)(const anx_forward_tile *t, int k0, int k1, size_t at, int count) {
+  anx_forward_tile other;
+  anx_ahead nothing;
+  if (t->tap_rows * t->tap_columns == 1 && t->x_p == 16 ? !t->ahead : !t->fetch.at) { /* nothing to fetch: the same line again and again */
+    const char *const here = (const char *)t->x;
+    nothing = (anx_ahead){.line = here, .end = here, .idle = here};
+    other = *t;
+    other.fetch.at = here;
+    other.ahead = &nothing;
+    t = &other;
+  }
+  anx_place row = {.at = at, .fetched = 0};
   for (int k = k0; k < k1;) {
     const int kb = anx_part(k1 - k0, FORWARD_CHANNELS, k - k0);
-    anx_forward_tile t = *base;
-    t.fetch = fetch;
-    t.ahead = ahead;
-    const size_t o = (size_t)k * t.y_k + at;
-    t.w += (size_t)k * t.w_k;
-    if (PAIR == 2 && t.wide) t.wide += o;
-    else t.y += o;
-    if (t.bias) t.bias += k;
-    if (t.add) t.add += o;
-    if (t.raw) {
-      t.raw += o;
-      t.s += k;
-      t.t += k;
-      t.mean += k;
-    }
-    if (t.sums) t.sums += 32 * k;
-    channels(&t, kb, count);
-    fetch.at += turns * fetch.step >> 8;
+    row.x = t->x;
+    row.k = (size_t)k;
+    row.at = at + (size_t)k * t->y_k;
+    channels(t, row, kb, count);
+    row.fetched += (size_t)(t->more_rows + 1) * (size_t)count * (size_t)t->channels * t->fetch.step;
     k += kb;
   }
 }
@@ -57,4 +51,11 @@ static const weight_fn weight_table[WEIGHT_ROWS + 1][WEIGHT_COLUMNS + 1] = {WEIG
 
 void FN(anx_weight)(WEIGHT_ARGUMENTS, int kb, int jb) {
   weight_table[kb][jb](d, d_k, columns, n1, d1, a1, n2, d2, a2, n3, d3, a3, fetch, lanes);
+}
+
+#define THREE_NAME(KB, RB) [KB][RB] = three_##KB##_##RB,
+static const weight_fn three_table[THREE_ROWS + 1][4] = {THREE_ALL(THREE_NAME)};
+
+void FN(anx_weight_rows)(WEIGHT_ARGUMENTS, int kb, int rb) {
+  three_table[kb][rb](d, d_k, columns, n1, d1, a1, n2, d2, a2, n3, d3, a3, fetch, lanes);
 }

@@ -15,8 +15,7 @@
 #include "isa.h"
 
 /* Memory that later slices read, brought near while this one is computed. Requests are spread evenly over the arithmetic: step/256 bytes on per
- * pixel of a weight tile, and per pixel and turn of a forward tile, which makes FETCHES turns for each reduction channel. */
-#define FETCHES 4
+ * turn. A forward tile makes one for each of its pixels and reduction channels, a weight tile one per pixel, or three with three columns. */
 typedef struct anx_fetch {
   const char *at; /* null, of a forward tile: nothing to fetch */
   uint32_t step;
@@ -81,10 +80,11 @@ typedef struct anx_forward_tile {
   anx_ahead *ahead;  /* with one tap; null: nothing */
 } anx_forward_tile;
 
-/* Where in a run of tiles we are: the input of the next one, the offset of its results, and in 1/256 bytes what has been fetched. */
+/* Where in a run of tiles we are: the input of the next one, its first output channel, the offset of its results, and in 1/256 bytes what has been
+ * fetched. */
 typedef struct anx_place {
   const float *x;
-  size_t at, fetched;
+  size_t k, at, fetched;
 } anx_place;
 
 /* The results of a tile go to fp32 memory whatever is stored elsewhere. */
@@ -128,7 +128,7 @@ static const int8_t anx_weight_width[WEIGHT_ROWS + 1] = {0, 9, 5, 4};
 
 /* Turns of fetching while kb output channels of count pixels are computed. */
 AI int anx_fetch_turns(const anx_forward_tile *t, int kb, int count) {
-  return (kb + FORWARD_CHANNELS - 1) / FORWARD_CHANNELS * (t->more_rows + 1) * count * t->channels * FETCHES;
+  return (kb + FORWARD_CHANNELS - 1) / FORWARD_CHANNELS * (t->more_rows + 1) * count * t->channels;
 }
 
 /* Splits n into parts of at most most, as equal as possible: the size of the part that starts at `at`. */
@@ -170,13 +170,17 @@ AI void anx_forward_body(const anx_forward_tile *t, anx_place place, const int K
   stored *const y = t->y + place.at;
   float *const wide = PAIR == 2 && t->wide ? t->wide + place.at : NULL;
   const stored *const raw = t->raw ? t->raw + place.at : NULL, *const add = t->add ? t->add + place.at : NULL;
-  const float *const bias = t->bias, *const mask_s = t->s, *const mask_t = t->t, *const mean = t->mean;
-  float *const sums = t->sums;
+  const float *const bias = t->bias ? t->bias + place.k : NULL;
+  const float *const mask_s = t->s + place.k, *const mask_t = t->t + place.k, *const mean = t->mean + place.k; /* used with raw alone */
+  float *const sums = t->sums ? t->sums + 32 * place.k : NULL;
   const char *const fetch = t->fetch.at;
-  const size_t fetch_step = (size_t)t->fetch.step * (size_t)PB;
+  const size_t fetch_step = t->fetch.step;
   vf a[32]; /* a constant size: the compiler keeps variable-length arrays in memory */
   UNROLL for (int i = 0; i < KB * PB * LANES; i++) a[i] = vzero();
   UNROLL for (int k = 0; k < KB && !ONE_TAP; k++) { /* what the epilogue needs */
+    if (raw && !stream) {
+      UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(y + (size_t)k * y_k + (size_t)p * y_p, 1);
+    }
     if (raw) {
       UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(raw + (size_t)k * y_k + (size_t)p * y_p);
     }
@@ -184,10 +188,10 @@ AI void anx_forward_body(const anx_forward_tile *t, anx_place place, const int K
       UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(add + (size_t)k * y_k + (size_t)p * y_p);
     }
   }
-  const float *xc = place.x, *wc = t->w;
+  const float *xc = place.x, *wc = t->w + place.k * w_k;
   size_t fetched = place.fetched;
   anx_ahead *const ahead = t->ahead;
-  const char *line = ahead->line, *end = ahead->end;
+  const char *line = ONE_TAP ? ahead->line : NULL, *end = ONE_TAP ? ahead->end : NULL;
   for (int c = 0; c < channels; c++, xc += x_c, wc += w_c) {
     if (ONE_TAP) {
       UNROLL for (int i = 0; i < TURN_LINES; i++, line += 64) __builtin_prefetch(line, 0, 2);
@@ -198,7 +202,7 @@ AI void anx_forward_body(const anx_forward_tile *t, anx_place place, const int K
       anx_tap(a, xc, x_p, wc, w_k, KB, PB);
       continue;
     }
-    UNROLL for (int i = 0; i < FETCHES; i++, fetched += fetch_step) __builtin_prefetch(fetch + (fetched >> 8), 0, 2);
+    UNROLL for (int i = 0; i < PB; i++, fetched += fetch_step) __builtin_prefetch(fetch + (fetched >> 8), 0, 2);
     const float *xr = xc, *wr = wc;
     for (int r = 0; r < tap_rows; r++, xr += x_tr, wr += w_tr) {
       if (THREE) {
@@ -273,9 +277,9 @@ AI int anx_three(const anx_forward_tile *t) { return t->tap_columns == 3 && t->x
 /* One row, or all rows, of `tiles` tiles. */
 #define FORWARD_ONE(KB, PB)                                                                                                     \
   static __attribute__((noinline)) void forward_##KB##_##PB(const anx_forward_tile *t, anx_place row, int tiles, int rows) {     \
-    const size_t x_step = PB * t->x_p, y_step = PB * t->y_p, fetches = PB * (size_t)t->channels * FETCHES * t->fetch.step;       \
+    const size_t x_step = PB * t->x_p, y_step = PB * t->y_p, fetches = PB * (size_t)t->channels * t->fetch.step;                 \
     for (int j = 0; j < rows; j++, row.x += t->x_row, row.at += t->y_row) {                                                      \
-      anx_place place = {row.x, row.at, row.fetched};                                                                            \
+      anx_place place = row;                                                                                                     \
       for (int i = 0; i < tiles; i++, place.x += x_step, place.at += y_step, place.fetched += fetches) {                         \
         if (t->tap_columns * t->tap_rows == 1 && t->x_p == 16) anx_forward_body(t, place, KB, PB, 1, 0);                                         \
         else if (anx_three(t)) anx_forward_body(t, place, KB, PB, 0, 1);                                                                    \
@@ -318,6 +322,39 @@ AI void anx_weight_body(WEIGHT_ARGUMENTS, const int KB, const int JB) {
   }
 }
 
+/* The same over RB rows of three columns each, neighbours in memory: columns[i] is the first of row i; lanes: [KB][RB][3][16]. */
+AI void anx_weight_three(WEIGHT_ARGUMENTS, const int KB, const int RB) {
+  size_t fetched = 0;
+  (void)n1, (void)d1, (void)a1; /* always one row after the other */
+  for (int l = 0; l < LANES; l++) {
+    vf a[32];
+    UNROLL for (int i = 0; i < KB * RB * 3; i++) a[i] = vzero();
+    for (int i2 = 0; i2 < n2; i2++) {
+      const float *dd = d + (size_t)i2 * d2 + l * VL;
+      const float *c[3];
+      UNROLL for (int j = 0; j < RB; j++) c[j] = columns[j] + (size_t)i2 * a2 + l * VL;
+      for (int i3 = 0; i3 < n3; i3++, dd += d3) {
+        UNROLL for (int i = 0; i < 3; i++, fetched += fetch.step) __builtin_prefetch(fetch.at + (fetched >> 8), 0, 2);
+        vf v[WEIGHT_ROWS];
+        UNROLL for (int k = 0; k < KB; k++) v[k] = vload_slots(dd + (size_t)k * d_k);
+        UNROLL for (int j = 0; j < RB; j++) {
+          UNROLL for (int s = 0; s < 3; s++) {
+            const vf b = vload_slots(c[j] + s * (16 / PAIR));
+            UNROLL for (int k = 0; k < KB; k++) a[(k * RB + j) * 3 + s] = vmac(v[k], b, a[(k * RB + j) * 3 + s]);
+          }
+          c[j] += a3;
+        }
+      }
+    }
+    UNROLL for (int i = 0; i < KB * RB * 3; i++) vstore(lanes + i * 16 + l * VL, a[i]);
+  }
+}
+
+#define WEIGHT_THREE(KB, RB)                                                                 \
+  static __attribute__((noinline)) void three_##KB##_##RB(WEIGHT_ARGUMENTS) {                \
+    anx_weight_three(d, d_k, columns, n1, d1, a1, n2, d2, a2, n3, d3, a3, fetch, lanes, KB, RB); \
+  }
+
 #define WEIGHT_ONE(KB, JB)                                                                  \
   static __attribute__((noinline)) void weight_##KB##_##JB(WEIGHT_ARGUMENTS) {              \
     anx_weight_body(d, d_k, columns, n1, d1, a1, n2, d2, a2, n3, d3, a3, fetch, lanes, KB, JB);    \
@@ -338,7 +375,13 @@ AI void anx_weight_body(WEIGHT_ARGUMENTS, const int KB, const int JB) {
 #define WEIGHT_ALL(F) F(1,1) F(1,2) F(1,3) F(1,4) F(1,5) F(1,6) F(1,7) F(1,8) F(1,9) F(2,1) F(2,2) F(2,3) F(2,4) F(2,5) F(2,6) F(2,7) F(2,8) \
   F(2,9) F(3,1) F(3,2) F(3,3) F(3,4) F(3,5) F(3,6) F(3,7) F(3,8) F(4,1) F(4,2) F(4,3) F(4,4) F(4,5) F(4,6) F(5,1) F(5,2) F(5,3) F(5,4) \
   F(6,1) F(6,2) F(6,3) F(6,4)
+#define THREE_ALL(F) F(1,1) F(1,2) F(1,3) F(2,1) F(2,2) F(2,3) F(3,1) F(3,2) F(3,3) F(4,1) F(4,2)
+#define THREE_ROWS 4
+static const int8_t anx_three_rows[THREE_ROWS + 1] = {0, 3, 3, 3, 2};
 #else
+#define THREE_ALL(F) F(1,1) F(1,2) F(1,3) F(2,1) F(3,1)
+#define THREE_ROWS 3
+static const int8_t anx_three_rows[THREE_ROWS + 1] = {0, 3, 1, 1};
 #define WEIGHT_ALL(F) F(1,1) F(1,2) F(1,3) F(1,4) F(1,5) F(1,6) F(1,7) F(1,8) F(1,9) F(2,1) F(2,2) F(2,3) F(2,4) F(2,5) F(3,1) F(3,2) F(3,3) \
   F(3,4)
 #endif
@@ -346,6 +389,7 @@ AI void anx_weight_body(WEIGHT_ARGUMENTS, const int KB, const int JB) {
 #ifdef ANX_TILE_BODIES /* tile.c alone compiles the tiles */
 FORWARD_ALL(FORWARD_ONE)
 WEIGHT_ALL(WEIGHT_ONE)
+THREE_ALL(WEIGHT_THREE)
 #endif
 
 /* Output channels k0..k1-1 of count pixels; arrays indexed by output channel start at channel 0, `at` is the offset of the first pixel in y, add
@@ -353,5 +397,7 @@ WEIGHT_ALL(WEIGHT_ONE)
 void FN(anx_forward)(const anx_forward_tile *, int k0, int k1, size_t at, int count);
 /* dW[k0 + k][..] += ... for a block of kb x jb weights; out[k * JB + j] receives the sums over the pixels. */
 void FN(anx_weight)(WEIGHT_ARGUMENTS, int kb, int jb);
+/* The same for rb rows of three columns; one level of strides less. */
+void FN(anx_weight_rows)(WEIGHT_ARGUMENTS, int kb, int rb);
 
 #endif
