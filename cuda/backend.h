@@ -22,7 +22,7 @@ struct anx_context {
   int device = 0;
   cudaStream_t stream = nullptr;
   anx_device_info info = {};
-  int sm = 0;               // 10 major + minor
+  int sm = 0;               // 10 major + minor of the architecture that the kernels at hand are compiled for, the device's or an older one
   size_t shared_bytes = 0;  // a block's most
   uint64_t writes = 0;      // to buffers, counted
   bool lost = false;
@@ -106,5 +106,6 @@ anx_status program_profile(anx_context *, anx_program *, uint64_t *, uint64_t *)
 anx_status program_kernels(anx_context *, anx_program *, const char **);
 anx_status check_faults(anx_context *); // of all programs that ran; waits for the device
 cudaError_t launch_set_slots(const anx::SetSlots &, cudaStream_t); // emit_map.cu
+cudaError_t compiled_for(int *sm);                                  // emit_map.cu: the architecture of the kernels in use on the current device
 
 } // namespace anx_cuda

@@ -72,14 +72,18 @@ anx_status context_create(anx_context **out, const anx_context_desc *desc) {
     return anx_cuda_fail(c, ANX_UNSUPPORTED, "context_create: \"%s\"; cuda:%d is %s", desc->isa, c->device, c->info.isa);
   if ((status = check(c, cudaSetDevice(c->device), "context_create")) != ANX_OK) return status;
   if ((status = check(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "context_create")) != ANX_OK) return status;
+  const int device_sm = c->sm;
+  if ((status = check(c, compiled_for(&c->sm), "context_create")) != ANX_OK) return status;
+  const auto append = [&](const std::string &title) { // other bits, and a result that says where they are from
+    const auto to = [&](char *text, size_t room) { snprintf(text + strlen(text), room - strlen(text), ", %s", title.c_str()); };
+    to(c->info.name, sizeof c->info.name);
+    to(c->info.model, sizeof c->info.model);
+  };
+  if (device_sm >= 80 && c->sm < 80) append("code for sm_70");
   std::string wrong;
   c->cudnn = Cudnn::from_environment(c->sm, c->stream, &wrong);
   if (!wrong.empty()) return anx_cuda_fail(c, ANX_INVALID_ARGUMENT, "context_create: %s", wrong.c_str());
-  if (const std::string title = c->cudnn ? c->cudnn->title() : ""; !title.empty()) { // other bits, and a result that says where they are from
-    const auto append = [&](char *text, size_t room) { snprintf(text + strlen(text), room - strlen(text), ", %s", title.c_str()); };
-    append(c->info.name, sizeof c->info.name);
-    append(c->info.model, sizeof c->info.model);
-  }
+  if (const std::string title = c->cudnn ? c->cudnn->title() : ""; !title.empty()) append(title);
   return ANX_OK;
 }
 

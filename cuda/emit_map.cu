@@ -216,6 +216,13 @@ anx_status Emitter::emit(int i) {
   return status;
 }
 
+cudaError_t compiled_for(int *sm) {
+  cudaFuncAttributes attributes;
+  const cudaError_t e = cudaFuncGetAttributes(&attributes, set_slots<void>);
+  *sm = e == cudaSuccess ? attributes.ptxVersion : 0;
+  return e;
+}
+
 cudaError_t launch_set_slots(const SetSlots &a, cudaStream_t stream) {
 #if defined(__CUDACC__)
   SetSlots copy = a;

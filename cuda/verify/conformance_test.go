@@ -116,3 +116,40 @@ func TestConformance(t *testing.T) {
 		})
 	}
 }
+
+// TestSm70: convolutions by the instructions of sm_70, as a newer GPU runs them from PTX of compute_70 (CUDA_FORCE_PTX_JIT=1). All of them with
+// ANX_HOST_SM=70 in make harness-long.
+func TestSm70(t *testing.T) {
+	if backend() != "cuda_host" {
+		t.Skip("on a GPU CUDA_FORCE_PTX_JIT=1 chooses the code for sm_70, of all tests")
+	}
+	t.Setenv("ANX_HOST_PTX", "70")
+	reference, cuda := open(t, "reference"), open(t, backend())
+	if model := cuda.Info().Model; !strings.Contains(model, "code for sm_70") {
+		t.Errorf("the model is %q, must tell what code ran", model)
+	}
+	for _, name := range []string{"3x3/1 g=1 ", "3x3/2 g=11 ", "3x3/1 g=16 ", "3x3/1 g=31 ", "3x3/2 g=32 ", "7x7/2 g=3 ", "16x7x7x24->48 1x1/2"} {
+		ran := 0
+		for _, c := range conformance.Cases() {
+			if !strings.Contains(c.Name, name) || !strings.HasPrefix(c.Family, "conv") || len(c.Ops) > 1 || ran == 2 {
+				continue
+			}
+			ran++
+			device, host := c.InDType(bindings.F16)
+			want, err := conformance.RunCase(reference, &host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := runCase(cuda, &device)
+			if err == nil {
+				err = conformance.Compare(&device, want, got)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		if ran != 2 {
+			t.Errorf("%d cases of %q", ran, name)
+		}
+	}
+}

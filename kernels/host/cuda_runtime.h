@@ -33,7 +33,7 @@ struct cudaDeviceProp {
   size_t totalGlobalMem, sharedMemPerBlockOptin;
   int major, minor, multiProcessorCount;
 };
-struct cudaFuncAttributes { int maxThreadsPerBlock; };
+struct cudaFuncAttributes { int maxThreadsPerBlock, ptxVersion; };
 
 cudaError_t cudaGetDeviceCount(int *);
 cudaError_t cudaDriverGetVersion(int *);
@@ -61,4 +61,5 @@ cudaError_t cudaEventDestroy(cudaEvent_t);
 cudaError_t cudaGetLastError();
 const char *cudaGetErrorString(cudaError_t);
 template <class F> cudaError_t cudaFuncSetAttribute(F *, cudaFuncAttribute, int) { return cudaSuccess; }
-template <class F> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, F *) { a->maxThreadsPerBlock = 1024; return cudaSuccess; }
+namespace host { int compiled_for(); }
+template <class F> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, F *) { *a = {1024, host::compiled_for()}; return cudaSuccess; }

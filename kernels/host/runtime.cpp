@@ -62,6 +62,10 @@ bool refused() {
   if (!text) launches = 0;
   return text && launches++ == strtoull(text, nullptr, 10);
 }
+int capability() { // of the pretended device
+  const char *text = getenv("ANX_HOST_SM");
+  return text ? atoi(text) : 90;
+}
 bool old_driver() { return getenv("ANX_HOST_OLD_DRIVER"); } // one that knows CUDA 10.1
 size_t memory_limit() { // bytes of the pretended device
   const char *text = getenv("ANX_HOST_MEMORY");
@@ -93,6 +97,11 @@ cudaError_t enqueue(Stream *s, dim3 grid, dim3 threads, size_t shared_bytes, std
   return cudaSuccess;
 }
 
+int compiled_for() { // ANX_HOST_PTX=70: what PTX alone brings about, kernels for an older architecture than the device's
+  const char *text = getenv("ANX_HOST_PTX");
+  return text ? atoi(text) : capability();
+}
+
 } // namespace host
 
 using namespace host;
@@ -109,8 +118,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
   snprintf(p->name, sizeof p->name, "CUDA kernels on the CPU");
   p->totalGlobalMem = memory_limit();
   p->sharedMemPerBlockOptin = 227 << 10;
-  const char *text = getenv("ANX_HOST_SM");
-  const int sm = text ? atoi(text) : 90;
+  const int sm = capability();
   p->major = sm / 10, p->minor = sm % 10;
   p->multiProcessorCount = 4; // few, so that blocks loop over tiles
   return cudaSuccess;
