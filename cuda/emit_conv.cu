@@ -37,7 +37,7 @@ static int tile_blocks(const anx_context *c, int64_t tiles, int columns) {
 
 static Divider divider(int d) { return {uint32_t(((uint64_t(1) << 32) + uint64_t(d) - 1) / uint64_t(d)), uint32_t(d)}; }
 
-constexpr size_t grouped_shared_most = 100 << 10; // two blocks a multiprocessor at the least, where there are 228 KiB
+constexpr size_t grouped_shared_most = 100 << 10; // but for grouped_many: two blocks a multiprocessor at the least, where there are 228 KiB
 
 // The tile of the grouped kernels with the least work: matrix rows (a tile costs 128, filled or not) and loaded pixels. `deltas`: the
 // filter gradient's tile of D lies in shared memory too. False: none fits.
@@ -69,7 +69,7 @@ static bool plan_grouped(const anx_context *c, const ConvShape &s, bool backward
                            size_t(t.filter_elements + (owns ? grouped_pixels * grouped_own_pitch : 0)) * size_t(element);
       const size_t bytes = fixed + std::max(size_t(t.halo_elements) * size_t(element), deltas ? 0 : size_t(grouped_pixels * grouped_out_pitch) * 4);
       const double work = double(t.across) * t.down * t.along * (128 + 1.5 * loaded);
-      if (bytes > std::min(grouped_shared_most, c->shared_bytes) || (least > 0 && work >= least) || int64_t(t.across) * t.down * t.along > INT32_MAX) continue;
+      if (bytes > (quads == grouped_many ? c->shared_bytes : std::min(grouped_shared_most, c->shared_bytes)) || (least > 0 && work >= least) || int64_t(t.across) * t.down * t.along > INT32_MAX) continue;
       least = work;
       *best = t;
       *shared = bytes;
