@@ -163,29 +163,23 @@ AI void anx_three_taps(vf *a, const float *x, const float *w, ptrdiff_t w_tc, si
 
 /* ONE_TAP: there is one, and pixels are neighbours in x. THREE: there are three in a row, and pixels are neighbours in x and in y. */
 AI void anx_forward_body(const anx_forward_tile *t, anx_place place, const int KB, const int PB, const int ONE_TAP, const int THREE) {
-  /* copies: as far as the compiler knows, a store into y may change t */
-  const size_t x_c = t->x_c, x_p = THREE || ONE_TAP ? 16 : t->x_p, w_c = t->w_c, w_k = t->w_k, y_k = t->y_k, y_p = THREE ? 16 : t->y_p;
+  const size_t x_c = t->x_c, x_p = THREE || ONE_TAP ? 16 : t->x_p, w_c = t->w_c, w_k = t->w_k, y_p = THREE ? 16 : t->y_p;
   const ptrdiff_t x_tr = t->x_tr, x_tc = t->x_tc, w_tr = t->w_tr, w_tc = t->w_tc;
-  const int channels = t->channels, tap_rows = t->tap_rows, columns = t->tap_columns, stream = t->stream;
-  stored *const y = t->y + place.at;
-  float *const wide = PAIR == 2 && t->wide ? t->wide + place.at : NULL;
-  const stored *const raw = t->raw ? t->raw + place.at : NULL, *const add = t->add ? t->add + place.at : NULL;
-  const float *const bias = t->bias ? t->bias + place.k : NULL;
-  const float *const mask_s = t->s + place.k, *const mask_t = t->t + place.k, *const mean = t->mean + place.k; /* used with raw alone */
-  float *const sums = t->sums ? t->sums + 32 * place.k : NULL;
+  const int channels = t->channels, tap_rows = t->tap_rows, columns = t->tap_columns;
   const char *const fetch = t->fetch.at;
   const size_t fetch_step = t->fetch.step;
   vf a[32]; /* a constant size: the compiler keeps variable-length arrays in memory */
   UNROLL for (int i = 0; i < KB * PB * LANES; i++) a[i] = vzero();
   UNROLL for (int k = 0; k < KB && !ONE_TAP; k++) { /* what the epilogue needs */
-    if (raw && !stream) {
-      UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(y + (size_t)k * y_k + (size_t)p * y_p, 1);
+    const size_t at = place.at + (size_t)k * t->y_k;
+    if (t->raw && !t->stream) {
+      UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(t->y + at + (size_t)p * y_p, 1);
     }
-    if (raw) {
-      UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(raw + (size_t)k * y_k + (size_t)p * y_p);
+    if (t->raw) {
+      UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(t->raw + at + (size_t)p * y_p);
     }
-    if (add) {
-      UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(add + (size_t)k * y_k + (size_t)p * y_p);
+    if (t->add) {
+      UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(t->add + at + (size_t)p * y_p);
     }
   }
   const float *xc = place.x, *wc = t->w + place.k * w_k;
@@ -213,6 +207,16 @@ AI void anx_forward_body(const anx_forward_tile *t, anx_place place, const int K
     }
   }
   if (ONE_TAP) ahead->line = line;
+  /* Copies: as far as the compiler knows, a store into y may change t. They are made here, since the loop needs the registers. */
+  __asm__ volatile("" : "+r"(t));
+  const size_t y_k = t->y_k;
+  const int stream = t->stream;
+  stored *const y = t->y + place.at;
+  float *const wide = PAIR == 2 && t->wide ? t->wide + place.at : NULL;
+  const stored *const raw = t->raw ? t->raw + place.at : NULL, *const add = t->add ? t->add + place.at : NULL;
+  const float *const bias = t->bias ? t->bias + place.k : NULL;
+  const float *const mask_s = raw ? t->s + place.k : NULL, *const mask_t = raw ? t->t + place.k : NULL, *const mean = raw ? t->mean + place.k : NULL;
+  float *const sums = t->sums ? t->sums + 32 * place.k : NULL;
   UNROLL for (int k = 0; k < KB; k++) {
     vf *const ak = a + k * PB * LANES;
     if (bias) {
