@@ -340,9 +340,11 @@ func (b *slurmBox) state(task string) map[string]string {
 func (b *slurmBox) begin(dir, task string, restarts int) {
 	b.Helper()
 	b.until(dir, fmt.Sprintf("task %s is queued again (%d)", task, restarts), func() bool {
-		n, _ := strconv.Atoi(b.state(task)["Restarts"])
-		return n >= restarts
+		s := b.state(task)
+		n, _ := strconv.Atoi(s["Restarts"])
+		return n >= restarts && (s["JobState"] == "PENDING" || s["JobState"] == "RUNNING")
 	})
+	time.Sleep(2 * time.Second) // slurmd counts in seconds: a task that begins in the one it was ended in is "already killed", and fails
 	b.until(dir, fmt.Sprintf("task %s begins again (%d)", task, restarts), func() bool {
 		exec.Command("scontrol", "update", "JobId="+task, "TimeLimit=UNLIMITED").Run()
 		exec.Command("scontrol", "update", "JobId="+task, "StartTime=now").Run() // if it is still pending
