@@ -23,10 +23,11 @@
 extern "C" {
 #endif
 
-#define ANX_ABI_VERSION 1u
+#define ANX_ABI_VERSION 2u
 #define ANX_ALIGNMENT 64u /* bytes; every tensor offset is a multiple of it */
 #define ANX_MAX_IN 11
 #define ANX_MAX_OUT 6
+#define ANX_MAX_MODELS 4096
 
 typedef enum anx_status {
   ANX_OK = 0,
@@ -54,7 +55,12 @@ typedef struct anx_tensor {
   int32_t buffer;      /* index into the buffers given to program_create */
   uint32_t flags;      /* ANX_TRANSIENT */
   uint64_t offset;     /* bytes from the start of that buffer, a multiple of ANX_ALIGNMENT */
+  uint64_t stride;     /* bytes from a model's values to the next model's, where ops have several; a multiple of ANX_ALIGNMENT, or 0 */
 } anx_tensor;
+
+/* Models that share a launch. An op with models = M > 1 stands for M equal ops: that of model m finds its tensors stride m bytes further and
+ * its scalars in slot + m. What they write must not meet: an output's stride holds the whole tensor and is that of all tensors of the op in
+ * its buffer, but for inputs of stride 0, which all models read. A model's bits do not depend on M (rule 5). Optional: see rule 4. */
 
 /* The ops. in[] and out[] name tensors by number, -1 where an optional one (in brackets) is absent; slot[] names scalars of program_run.
  * No output overlaps an input or another output, but where an op says so. ReLU(x) = x < 0 ? 0 : x, so that a NaN stays one.
@@ -143,7 +149,7 @@ typedef struct anx_op {
   int32_t p, q, k;           /* output side */
   int32_t r, stride, group;  /* filter, stride, group width */
   int32_t dtype;             /* of activations: F32, F16, BF16. A convolution's factors may be rounded to it, sums are F32 or better */
-  int32_t models;            /* models that share this launch; 1 */
+  int32_t models;            /* models that share this launch: 1, or up to ANX_MAX_MODELS */
   int32_t in[ANX_MAX_IN];
   int32_t out[ANX_MAX_OUT];
   int32_t slot[2];

@@ -30,6 +30,7 @@ func layouts() []fieldLayout {
 		{"tensor.buffer", unsafe.Offsetof(t.Buffer), unsafe.Sizeof(t.Buffer), unsafe.Offsetof(ct.buffer), unsafe.Sizeof(ct.buffer)},
 		{"tensor.flags", unsafe.Offsetof(t.Flags), unsafe.Sizeof(t.Flags), unsafe.Offsetof(ct.flags), unsafe.Sizeof(ct.flags)},
 		{"tensor.offset", unsafe.Offsetof(t.Offset), unsafe.Sizeof(t.Offset), unsafe.Offsetof(ct.offset), unsafe.Sizeof(ct.offset)},
+		{"tensor.stride", unsafe.Offsetof(t.Stride), unsafe.Sizeof(t.Stride), unsafe.Offsetof(ct.stride), unsafe.Sizeof(ct.stride)},
 		{"op", 0, unsafe.Sizeof(o), 0, C.sizeof_anx_op},
 		{"op.kind", unsafe.Offsetof(o.Kind), unsafe.Sizeof(o.Kind), unsafe.Offsetof(co.kind), unsafe.Sizeof(co.kind)},
 		{"op.flags", unsafe.Offsetof(o.Flags), unsafe.Sizeof(o.Flags), unsafe.Offsetof(co.flags), unsafe.Sizeof(co.flags)},

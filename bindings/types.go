@@ -67,6 +67,7 @@ type Tensor struct {
 	Buffer     int32
 	Flags      uint32
 	Offset     uint64
+	Stride     uint64 // bytes to the next model's values, in ops of several Models
 }
 
 // Elements is N H W C.

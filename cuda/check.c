@@ -40,6 +40,7 @@ typedef struct check {
   anx_context *context;
   const anx_program_desc *desc;
   const anx_tensor *tensors;
+  anx_buffer *const *buffers;
   const anx_op *op;
   int32_t number;
   anx_status status;
@@ -103,8 +104,8 @@ static void together(check *k, const char *what, int32_t a, int32_t b) {
 }
 
 static void slot(check *k, const char *role, int i) {
-  if (k->status == ANX_OK && (k->op->slot[i] < 0 || k->op->slot[i] >= k->desc->slots))
-    WRONG(k, "%s is slot %d of a program of %d slots", role, k->op->slot[i], k->desc->slots);
+  if (k->status == ANX_OK && (k->op->slot[i] < 0 || k->op->slot[i] > k->desc->slots - k->op->models))
+    WRONG(k, "%s is slot %d, for %d models, of a program of %d slots", role, k->op->slot[i], k->op->models, k->desc->slots);
 }
 
 static void positive(check *k, const char *role, int32_t value) {
@@ -364,10 +365,35 @@ static uint64_t memory_of(const anx_tensor *t) {
   return (uint64_t)t->n * (uint64_t)t->h * (uint64_t)t->w * stride_of(t) * element_bytes[t->dtype];
 }
 
-int anx_cuda_overlap(const anx_tensor *x, const anx_tensor *y) {
-  return x->buffer == y->buffer && x->offset < y->offset + memory_of(y) && y->offset < x->offset + memory_of(x);
+int anx_cuda_overlap(const anx_tensor *x, const anx_tensor *y, int32_t models) {
+  if (x->buffer != y->buffer) return 0;
+  if (models > 1 && x->stride && x->stride == y->stride) /* it is the places within the stride that must not meet */
+    return x->offset % x->stride < y->offset % y->stride + memory_of(y) && y->offset % y->stride < x->offset % x->stride + memory_of(x);
+  const uint64_t others = (uint64_t)(models - 1);
+  return x->offset < y->offset + others * y->stride + memory_of(y) && y->offset < x->offset + others * x->stride + memory_of(x);
 }
-static int overlap(const check *k, int32_t a, int32_t b) { return anx_cuda_overlap(&k->tensors[a], &k->tensors[b]); }
+static int overlap(const check *k, int32_t a, int32_t b) { return anx_cuda_overlap(&k->tensors[a], &k->tensors[b], k->op->models); }
+
+/* Where the tensors of an op of several models lie, model after model. */
+static void check_models(check *k) {
+  const anx_op *o = k->op;
+  for (int i = 0; i < ANX_MAX_IN + ANX_MAX_OUT && k->status == ANX_OK && o->models > 1; i++) {
+    const int32_t id = i < ANX_MAX_IN ? o->in[i] : o->out[i - ANX_MAX_IN];
+    if (id == -1) continue;
+    const anx_tensor *t = &k->tensors[id];
+    const uint64_t bytes = memory_of(t);
+    if (!t->stride && i < ANX_MAX_IN) continue;
+    if (t->stride % ANX_ALIGNMENT || t->stride > (uint64_t)INT64_MAX / (2 * ANX_MAX_MODELS) || t->offset % (t->stride ? t->stride : 1) + bytes > t->stride)
+      WRONG(k, "tensor %d of %llu bytes at byte %llu does not lie within its stride of %llu", id, (unsigned long long)bytes, (unsigned long long)t->offset,
+            (unsigned long long)t->stride);
+    for (int j = 0; j < ANX_MAX_OUT && k->status == ANX_OK; j++)
+      if (o->out[j] != -1 && k->tensors[o->out[j]].buffer == t->buffer && k->tensors[o->out[j]].stride != t->stride)
+        WRONG(k, "tensors %d and %d of one buffer have the strides %llu and %llu", id, o->out[j], (unsigned long long)t->stride,
+              (unsigned long long)k->tensors[o->out[j]].stride);
+    if (k->status == ANX_OK && k->buffers && t->offset + (uint64_t)(o->models - 1) * t->stride + bytes > anx_cuda_buffer_bytes(k->buffers[t->buffer]))
+      WRONG(k, "tensor %d of %d models ends behind its buffer", id, o->models);
+  }
+}
 
 /* No output may lie on an input or another output, but for the running statistics, which check_bn_fwd_coef has seen. */
 static void check_overlaps(check *k) {
@@ -394,14 +420,14 @@ static anx_status check_op(check *k) {
   const rule *r = &rules[o->kind];
   if (o->dtype < 0 || o->dtype > ANX_BF16) return WRONG(k, "dtype %d is not known", o->dtype);
   if (!is_storage(o->dtype)) return WRONG(k, "activations of %s", dtype_names[o->dtype]);
-  if (o->models < 1) return WRONG(k, "%d models", o->models);
-  if (o->models != 1) return FAIL(k, ANX_UNSUPPORTED, "%d models in one launch; the CUDA back end runs 1", o->models);
+  if (o->models < 1 || o->models > ANX_MAX_MODELS) return WRONG(k, "%d models, must be 1 to %d", o->models, ANX_MAX_MODELS);
   if (o->flags & ~r->flags) return WRONG(k, "flags 0x%x, of which the op knows 0x%x", o->flags, r->flags);
   for (int i = r->in; i < ANX_MAX_IN; i++)
     if (o->in[i] != -1) return WRONG(k, "in[%d] is %d, but the op has %d inputs and the rest must be -1", i, o->in[i], r->in);
   for (int i = r->out; i < ANX_MAX_OUT; i++)
     if (o->out[i] != -1) return WRONG(k, "out[%d] is %d, but the op has %d outputs and the rest must be -1", i, o->out[i], r->out);
   r->check(k);
+  check_models(k);
   check_overlaps(k);
   return k->status;
 }
@@ -429,7 +455,7 @@ anx_status anx_cuda_check_program(anx_context *c, const anx_program_desc *d, con
                       (unsigned long long)anx_cuda_buffer_bytes(buffers[t->buffer]));
   }
   for (int32_t i = 0; i < d->ops; i++) {
-    check k = {.context = c, .desc = d, .tensors = tensors, .op = &ops[i], .number = i, .status = ANX_OK};
+    check k = {.context = c, .desc = d, .tensors = tensors, .buffers = buffers, .op = &ops[i], .number = i, .status = ANX_OK};
     const anx_status status = check_op(&k);
     if (status != ANX_OK) return status;
   }

@@ -13,7 +13,7 @@ extern "C" {
 static inline uint64_t anx_cuda_padded(int32_t channels) { return ((uint64_t)channels + 7) / 8 * 8; }
 
 /* Do they share memory? */
-int anx_cuda_overlap(const anx_tensor *, const anx_tensor *);
+int anx_cuda_overlap(const anx_tensor *, const anx_tensor *, int32_t models);
 
 /* error.cpp: both keep the text in the context and return status. */
 anx_status anx_cuda_fail(anx_context *, anx_status, const char *format, ...) __attribute__((format(printf, 3, 4)));

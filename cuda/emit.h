@@ -25,7 +25,7 @@ public:
   uint64_t used = 0, most = 0;     // workspace of the op in turn, of the greediest op
 
   const anx_op *op = nullptr;
-  int number = 0;
+  int number = 0, models = 1; // of the op in turn
 
   anx_status emit(int number);
   // The op behind the convolution in turn where it is the ANX_JOIN_BWD that alone reads its dX, so that one launch can make both, else NULL:
@@ -33,15 +33,19 @@ public:
   const anx_op *block_end() const;
 
   // The memory of a tensor; NULL where it is absent or nothing is bound.
-  template <class T> T *at(int32_t id) const { return static_cast<T *>(address(id)); }
-  template <class T> T *in(int i) const { return at<T>(op->in[i]); }
-  template <class T> T *out(int i) const { return at<T>(op->out[i]); }
-  template <class T> T *scratch(uint64_t count) {
-    const uint64_t at = used;
-    used += (count * sizeof(T) + 255) / 256 * 256;
-    if (used > most) most = used;
-    return base ? reinterpret_cast<T *>(base + at) : nullptr;
+  template <class T> anx::PerModel<T> at(int32_t id) const {
+    if (id < 0 || !buffers) return nullptr;
+    return {reinterpret_cast<T *>(buffers[tensors[id].buffer]->data + tensors[id].offset), models > 1 ? int64_t(tensors[id].stride) : 0};
   }
+  template <class T> anx::PerModel<T> in(int i) const { return at<T>(op->in[i]); }
+  template <class T> anx::PerModel<T> out(int i) const { return at<T>(op->out[i]); }
+  template <class T> anx::PerModel<T> scratch(uint64_t count) {
+    const uint64_t begin = used, bytes = (count * sizeof(T) + 255) / 256 * 256;
+    used += bytes * uint64_t(models);
+    if (used > most) most = used;
+    return base ? anx::PerModel<T>(reinterpret_cast<T *>(base + begin), int64_t(bytes)) : nullptr;
+  }
+  // One kernel; beside its grid stand the models that share the op. Nothing else may depend on how many they are.
   template <class Arguments>
   void launch(const char *name, void (*kernel)(Arguments), dim3 grid, int threads, size_t shared, const Arguments &arguments);
 
@@ -67,18 +71,18 @@ public:
   void small(); // coefficients, SGD, loss scale
   // Output `i` of an op, sums double [2][c], comes from partial float [rows][quantities][c], quantities 0 and `second`. The next op adds
   // them up if it is the batch norm that reads them, else a launch of their own: until then their workspace stays taken.
-  void sums_from(const anx_op *, int i, const float *partial, int rows, int quantities, int second, int c);
-  void block_sums_from(const anx_op *end, const float *partial, int rows, int c) { // of an ANX_JOIN_BWD, partial [rows][3][c]
+  void sums_from(const anx_op *, int i, anx::PerModel<const float> partial, int rows, int quantities, int second, int c);
+  void block_sums_from(const anx_op *end, anx::PerModel<const float> partial, int rows, int c) { // of an ANX_JOIN_BWD, partial [rows][3][c]
     sums_from(end, 1, partial, rows, 3, 1, c);
     sums_from(end, 2, partial, rows, 3, 2, c);
   }
   // The gradients of the op's filters (and biases: `values` in all) come from partial float [rows][values]. They are added up together with
   // those of other ops, before an op that touches one of them: until then all of the op's workspace stays taken.
-  void filters_from(const float *partial, int rows, int64_t filters, int64_t values);
+  void filters_from(anx::PerModel<const float> partial, int rows, int64_t filters, int64_t values);
   void finish(); // of the program: what is still waiting
 
 private:
-  struct Waiting { int number, tensor; anx::Partials partials; };
+  struct Waiting { int number, models, tensor; anx::Partials partials; };
   std::vector<Waiting> waiting;
   anx::Partials take(int32_t tensor, int c); // of the waiting ones, or the sums as they lie there
   void flush();
@@ -89,19 +93,19 @@ private:
   void flush_filters();
 
   int done = -1; // the op that was emitted with the one before it
-  bool any_overlap(const int32_t *a, int as, const int32_t *b, int bs) const; // of tensors, -1: absent
+  bool any_overlap(const int32_t *a, int as, const int32_t *b, int bs, int models) const; // of tensors, -1: absent
   std::string refusal; // of cuDNN, for the op in turn
   bool library_takes(Pass, const anx::ConvShape &);
   void library_call(Pass, const anx::ConvShape &, void *x, void *filter, void *y);
   template <class T> anx::LibraryFilters<T> library_filter(const anx::ConvShape &, float *filter);
   template <class T, class Source> const T *library_map(const Source &, bool as_it_is, const T *raw, int64_t pixels, int c);
 
-  void *address(int32_t id) const { return id < 0 || !buffers ? nullptr : buffers[tensors[id].buffer]->data + tensors[id].offset; }
 };
 
 template <class Arguments>
 void Emitter::launch(const char *name, void (*kernel)(Arguments), dim3 grid, int threads, size_t shared, const Arguments &arguments) {
   if (!buffers) return;
+  grid.z = unsigned(models);
   launches->push_back({number, name,
 #if defined(__CUDACC__)
                        [=](cudaStream_t stream) {

@@ -268,7 +268,7 @@ template <class T> bool Emitter::fused_gradients(const ConvShape &s) {
   const int64_t filters = int64_t(s.k) * s.r * s.r * s.g;
   ConvInputGradient<T> a = input_gradient_of<T>(*this, s);
   if (op->out[3] >= 0) a.partial = scratch<float>(uint64_t(rows) * passes * 2 * s.c);
-  float *partial = rows == 1 ? out<float>(1) : scratch<float>(uint64_t(rows) * uint64_t(filters)); // a single partial is the gradient
+  const PerModel<float> partial = rows == 1 ? out<float>(1) : scratch<float>(uint64_t(rows) * uint64_t(filters)); // a single partial is the gradient
   with_instructions<T>(context, [&](auto isa) {
     using Isa = decltype(isa);
     launch("conv_grouped_gradients", quads == grouped_few ? conv_grouped<Isa, ConvInputGradient<T>, grouped_few> : conv_grouped<Isa, ConvInputGradient<T>, grouped_many>,

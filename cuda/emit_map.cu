@@ -21,8 +21,8 @@ int Emitter::blocks(int64_t pixels, int slabs) const {
   return int(wanted < most ? wanted : most);
 }
 
-void Emitter::sums_from(const anx_op *of, int i, const float *partial, int rows, int quantities, int second, int c) {
-  if (of->out[i] >= 0) waiting.push_back({int(of - ops), of->out[i], Partials{partial, rows, quantities, second, c, at<double>(of->out[i])}});
+void Emitter::sums_from(const anx_op *of, int i, PerModel<const float> partial, int rows, int quantities, int second, int c) {
+  if (of->out[i] >= 0) waiting.push_back({int(of - ops), models, of->out[i], Partials{partial, rows, quantities, second, c, at<double>(of->out[i])}});
 }
 
 Partials Emitter::take(int32_t tensor, int c) {
@@ -32,35 +32,37 @@ Partials Emitter::take(int32_t tensor, int c) {
       waiting.erase(waiting.begin() + long(i));
       return p;
     }
-  return Partials{nullptr, 0, 0, 0, c, tensor < 0 ? nullptr : static_cast<double *>(address(tensor))};
+  return Partials{nullptr, 0, 0, 0, c, at<double>(tensor)};
 }
 
 void Emitter::flush() {
-  const int at = number;
+  const int at = number, beside = models;
   for (const Waiting &w : waiting) {
-    number = w.number;
+    number = w.number, models = w.models;
     launch("reduce_sums", reduce_sums<void>, dim3(ceil_divide(w.partials.c, reduce_columns)), 256, sizeof(ReduceShared), w.partials);
   }
-  number = at;
+  number = at, models = beside;
   waiting.clear();
 }
 
-void Emitter::filters_from(const float *partial, int rows, int64_t filters, int64_t values) {
+void Emitter::filters_from(PerModel<const float> partial, int rows, int64_t filters, int64_t values) {
+  if (!waiting_filters.empty() && ops[waiting_filters.back().number].models != models) flush_filters();
   waiting_filters.push_back({number, FilterPartials{partial, rows, 0, filters, values, out<float>(1), out<float>(2)}});
   held = used;
 }
 
-bool Emitter::any_overlap(const int32_t *a, int as, const int32_t *b, int bs) const {
+bool Emitter::any_overlap(const int32_t *a, int as, const int32_t *b, int bs, int models) const {
   for (int i = 0; i < as; i++)
     for (int j = 0; j < bs; j++)
-      if (a[i] >= 0 && b[j] >= 0 && anx_cuda_overlap(&tensors[a[i]], &tensors[b[j]])) return true;
+      if (a[i] >= 0 && b[j] >= 0 && anx_cuda_overlap(&tensors[a[i]], &tensors[b[j]], models)) return true;
   return false;
 }
 
 bool Emitter::touches_waiting_filters() const {
   for (const WaitingFilters &w : waiting_filters) {
     const int32_t *gradients = ops[w.number].out + 1; // dW and dbias
-    if (any_overlap(gradients, 2, op->in, ANX_MAX_IN) || any_overlap(gradients, 2, op->out, ANX_MAX_OUT)) return true;
+    const int most = std::max(op->models, ops[w.number].models);
+    if (any_overlap(gradients, 2, op->in, ANX_MAX_IN, most) || any_overlap(gradients, 2, op->out, ANX_MAX_OUT, most)) return true;
   }
   return false;
 }
@@ -69,14 +71,14 @@ const anx_op *Emitter::block_end() const {
   if (number + 1 >= count) return nullptr;
   const anx_op *end = &ops[number + 1];
   const int32_t dx = op->out[0];
-  if (end->kind != ANX_JOIN_BWD || (end->flags & ANX_BROADCAST) || dx < 0 || end->in[0] != dx || end->in[1] != op->in[5] || op->in[6] >= 0 || !(tensors[dx].flags & ANX_TRANSIENT))
+  if (end->kind != ANX_JOIN_BWD || end->models != models || (end->flags & ANX_BROADCAST) || dx < 0 || end->in[0] != dx || end->in[1] != op->in[5] || op->in[6] >= 0 || !(tensors[dx].flags & ANX_TRANSIENT))
     return nullptr;
   for (int i = number + 2; i < count; i++)
     for (int32_t in : ops[i].in)
       if (in == dx) return nullptr;
   // Both ops read and write at once.
-  if (any_overlap(end->out, ANX_MAX_OUT, op->in, ANX_MAX_IN) || any_overlap(end->out, ANX_MAX_OUT, op->out + 1, ANX_MAX_OUT - 1) ||
-      any_overlap(op->out + 1, ANX_MAX_OUT - 1, end->in, ANX_MAX_IN))
+  if (any_overlap(end->out, ANX_MAX_OUT, op->in, ANX_MAX_IN, models) || any_overlap(end->out, ANX_MAX_OUT, op->out + 1, ANX_MAX_OUT - 1, models) ||
+      any_overlap(op->out + 1, ANX_MAX_OUT - 1, end->in, ANX_MAX_IN, models))
     return nullptr;
   return end;
 }
@@ -84,8 +86,8 @@ const anx_op *Emitter::block_end() const {
 void Emitter::flush_filters() {
   held = 0;
   if (waiting_filters.empty()) return;
-  const int at = number;
-  number = waiting_filters.back().number;
+  const int at = number, beside = models;
+  number = waiting_filters.back().number, models = ops[number].models;
   for (size_t from = 0; from < waiting_filters.size(); from += filters_per_launch) {
     ReduceFilters a = {};
     int blocks = 0;
@@ -97,7 +99,7 @@ void Emitter::flush_filters() {
     }
     launch("reduce_filters", reduce_filters<void>, dim3(blocks), 256, sizeof(ReduceShared), a);
   }
-  number = at;
+  number = at, models = beside;
   waiting_filters.clear();
 }
 
@@ -125,7 +127,7 @@ template <class T> anx_status Emitter::map() {
              JoinForward<T>{in<T>(0), in<T>(3), in<float>(1), in<float>(2), in<float>(4), in<float>(5), out<T>(0), pixels, o->c});
       break;
     case ANX_JOIN_BWD: {
-      float *partial = scratch<float>(uint64_t(rows) * 3 * o->c);
+      const PerModel<float> partial = scratch<float>(uint64_t(rows) * 3 * o->c);
       launch("join_backward", join_backward<T>, grid, map_threads, sizeof(SlabShared<3>),
              JoinBackward<T>{in<T>(0), in<T>(1), in<T>(2), in<T>(4), in<float>(3), in<float>(5), out<T>(0), partial, pixels, o->c, o->h * o->w,
                              (o->flags & ANX_BROADCAST) != 0});
@@ -141,7 +143,7 @@ template <class T> anx_status Emitter::map() {
         break;
       }
       const int rows = blocks(int64_t(o->n) * ceil_divide(o->h, pool_tile) * ceil_divide(o->w, pool_tile) * map_rows, columns);
-      float *partial = scratch<float>(uint64_t(rows) * 2 * o->c);
+      const PerModel<float> partial = scratch<float>(uint64_t(rows) * 2 * o->c);
       launch("pool_backward", pool_backward<T>, dim3(rows, columns), map_threads, sizeof(PoolShared<T>),
              Pool<T>{in<T>(1), in<T>(0), in<float>(2), in<float>(3), in<float>(4), out<T>(0), partial, o->n, o->h, o->w, o->c, o->p, o->q});
       sums_from(o, 1, partial, rows, 2, 1, o->c);
@@ -210,6 +212,8 @@ anx_status Emitter::emit(int i) {
   if (!norm) flush(); // a batch norm first takes its own
   if (touches_waiting_filters() || (!norm && held > held_most)) flush_filters();
   used = held;
+  models = o->models;
+  if (models > 1 && context->cudnn) return anx_cuda_fail_op(context, ANX_UNSUPPORTED, number, o, "%d models in one launch; cuDNN runs 1", models);
   const size_t first = launches ? launches->size() : 0;
   const anx_status status = o->dtype == ANX_F32 ? emit_typed<float>(*this) : o->dtype == ANX_F16 ? emit_typed<__half>(*this) : emit_typed<__nv_bfloat16>(*this);
   tell_refusal(first);

@@ -116,15 +116,17 @@ void program_destroy(anx_context *c, anx_program *p) {
 static anx_status check_slots(anx_context *c, const anx_program *p, const double *slots) {
   for (int32_t i = 0; i < p->desc.ops; i++) {
     const anx_op *o = &p->ops[size_t(i)];
-    if (o->kind == ANX_INPUT) {
-      const anx_tensor *table = &p->tensors[size_t(o->in[2])];
-      const double rows = double(table->n) * table->h * table->w * table->c / double(ANX_SAMPLE_COLUMNS), wanted = slots[o->slot[0]];
-      if (!(wanted >= 0 && wanted + o->n <= rows) || wanted != floor(wanted))
-        return anx_cuda_fail_op(c, ANX_INVALID_ARGUMENT, i, o, "%d rows from %g on of a sample table of %.0f", o->n, wanted, rows);
-    } else if (o->kind == ANX_XENT) {
-      const double wanted = slots[o->slot[0]];
-      if (!(wanted >= 0 && wanted <= o->n) || wanted != floor(wanted))
+    if (o->kind != ANX_INPUT && o->kind != ANX_XENT) continue;
+    for (int32_t m = 0; m < o->models; m++) {
+      const double wanted = slots[o->slot[0] + m];
+      if (o->kind == ANX_INPUT) {
+        const anx_tensor *table = &p->tensors[size_t(o->in[2])];
+        const double rows = double(table->n) * table->h * table->w * table->c / double(ANX_SAMPLE_COLUMNS);
+        if (!(wanted >= 0 && wanted + o->n <= rows) || wanted != floor(wanted))
+          return anx_cuda_fail_op(c, ANX_INVALID_ARGUMENT, i, o, "%d rows from %g on of a sample table of %.0f", o->n, wanted, rows);
+      } else if (!(wanted >= 0 && wanted <= o->n) || wanted != floor(wanted)) {
         return anx_cuda_fail_op(c, ANX_INVALID_ARGUMENT, i, o, "%g valid rows of a batch of %d", wanted, o->n);
+      }
     }
   }
   return ANX_OK;

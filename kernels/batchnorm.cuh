@@ -14,8 +14,8 @@ namespace anx {
 struct NormForward {
   Partials in; // training
   const double *slots;
-  const float *gamma, *beta, *old_mean, *old_variance;
-  float *mean, *invstd, *s, *t, *running_mean, *running_variance; // the last two may be NULL
+  PerModel<const float> gamma, beta, old_mean, old_variance;
+  PerModel<float> mean, invstd, s, t, running_mean, running_variance; // the last two may be NULL
   int c, train, momentum_slot;
   double count;
   float epsilon;
@@ -34,7 +34,7 @@ template <class Unused> __global__ void __launch_bounds__(256) norm_forward(Norm
     if (variance < 0) variance = 0; // rounding of a constant channel
   }
   if (a.running_mean && !*a.fault) {
-    const double momentum = a.slots[a.momentum_slot], old_mean = a.old_mean[c], old_variance = a.old_variance[c];
+    const double momentum = slot_of(a.slots, a.momentum_slot), old_mean = a.old_mean[c], old_variance = a.old_variance[c];
     a.running_mean[c] = float(old_mean + momentum * (mean - old_mean));
     a.running_variance[c] = float(old_variance + momentum * (variance * a.count / (a.count - 1) - old_variance));
   }
@@ -47,8 +47,8 @@ template <class Unused> __global__ void __launch_bounds__(256) norm_forward(Norm
 
 struct NormBackward {
   Partials in;
-  const float *mean, *invstd, *gamma;
-  float *dgamma, *dbeta, *al, *be, *de;
+  PerModel<const float> mean, invstd, gamma;
+  PerModel<float> dgamma, dbeta, al, be, de;
   int c;
   double count;
 };

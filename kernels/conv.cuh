@@ -16,9 +16,9 @@ template <class T> struct ConvForward {
   static constexpr int quantities = 2; // that are summed
   ConvShape shape;
   Input<T> in;
-  const float *filter, *bias;
-  T *y;
-  float *partial; // [gridDim.x][2][k], or NULL
+  PerModel<const float> filter, bias;
+  PerModel<T> y;
+  PerModel<float> partial; // [gridDim.x][2][k], or NULL
 };
 
 // What finishing some channels needs, the same for every pixel.
@@ -44,9 +44,9 @@ __device__ __forceinline__ void finish(const ConvForward<T> &a, const Coefficien
 
 // The end of a block (ANX_JOIN_FWD) and the convolution behind it: its input is made on load, and leaves as Y too.
 template <class T> struct JoinedInput {
-  const T *main, *other;
-  const float *s, *t, *sp, *tp;
-  T *y;
+  PerModel<const T> main, other;
+  PerModel<const float> s, t, sp, tp;
+  PerModel<T> y;
 };
 template <class T> struct ConvJoinForward : ConvForward<T> { JoinedInput<T> joined; };
 
@@ -57,10 +57,10 @@ template <class T> struct ConvInputGradient {
   ConvShape shape;
   Incoming<T> d;
   Input<T> in; // the mask is act(X) > 0 where s is given
-  const float *filter, *mean;
-  const T *add;
-  T *dx;
-  float *partial; // [gridDim.x][2][c]: sums of dX and dX (X - mean); or NULL
+  PerModel<const float> filter, mean;
+  PerModel<const T> add;
+  PerModel<T> dx;
+  PerModel<float> partial; // [gridDim.x][2][c]: sums of dX and dX (X - mean); or NULL
 };
 
 template <int width = 8, class T> __device__ __forceinline__ CoefficientsOf<width> finish_coefficients(const ConvInputGradient<T> &a, int c0) {
@@ -98,8 +98,8 @@ __device__ __forceinline__ void finish(const ConvInputGradient<T> &a, const Coef
 // rounded, where X > 0, else 0.
 template <class T> struct ConvBlockGradient : ConvInputGradient<T> {
   static constexpr int quantities = 3; // partial [gridDim.x][3][c]: sums of G, G (C - mean), G (P - mean of P)
-  const T *main, *other;
-  const float *mean_other;
+  PerModel<const T> main, other;
+  PerModel<const float> mean_other;
 };
 
 template <int width = 8, class T> __device__ __forceinline__ CoefficientsOf<width> finish_coefficients(const ConvBlockGradient<T> &a, int c0) {
@@ -130,7 +130,7 @@ template <class T> struct ConvFilterGradient {
   ConvShape shape;
   Incoming<T> d;
   Input<T> in;
-  float *partial;     // [ranges][k r r g (+ k where there is a bias)]
+  PerModel<float> partial; // [ranges][k r r g (+ k where there is a bias)]
   int64_t per_range;  // pixels of n p q
   int bias;
 };

@@ -60,7 +60,7 @@ template <class Conv> struct Grouped {
   Conv conv; // ConvForward or ConvInputGradient
   GroupedTile tile;
   int passes;            // of the filter gradient, where it is made too
-  float *filter_partial; // [gridDim.y][k r r g]
+  PerModel<float> filter_partial; // [gridDim.y][k r r g]
 };
 
 // The depth side of outputs: output i reads channels first .. first + width of the input.

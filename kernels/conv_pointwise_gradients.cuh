@@ -34,7 +34,7 @@ struct PointwiseGradientsPlan {
 template <class Conv> struct PointwiseGradients {
   Conv conv; // ConvInputGradient or ConvBlockGradient
   PointwiseGradientsPlan plan;
-  float *filter_partial;
+  PerModel<float> filter_partial;
 };
 
 // A warp's group and part of dW, its part of dX, and the slab it finishes together with the other warps of the slab.

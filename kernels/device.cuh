@@ -3,6 +3,9 @@
 // Activations are [n][h][w][stride] with stride = channels rounded up to 8; the padding channels are zeros, and every kernel that writes an
 // activation writes them. Per-channel vectors and filters have no padding: they are read behind a test.
 //
+// Models that share a launch (anx.h) are blockIdx.z. All that kernels know of them is in PerModel and slot_of below: every pointer to a
+// model's own memory among a kernel's arguments is a PerModel, and nothing else depends on the model.
+//
 // Sums over pixels have two stages, so that their order never depends on timing: every block leaves one partial per channel and quantity in
 // the workspace, and one kernel (batchnorm.cuh, reduce.cuh) adds the partials in the order of the blocks, in double.
 #pragma once
@@ -10,6 +13,22 @@
 #include "instructions.cuh"
 
 namespace anx {
+
+// Where the first model's values lie, and how many bytes further those of the next: in a kernel, the pointer of the block's own model.
+template <class T> struct PerModel {
+  T *first = nullptr;
+  int64_t stride = 0;
+  PerModel() = default;
+  __host__ __device__ PerModel(decltype(nullptr)) {}
+  __host__ __device__ PerModel(T *first, int64_t stride) : first(first), stride(stride) {}
+  template <class U> __host__ __device__ PerModel(const PerModel<U> &other) : first(other.first), stride(other.stride) {}
+  __host__ __device__ __forceinline__ explicit operator bool() const { return first; }
+  __device__ __forceinline__ operator T *() const {
+    return reinterpret_cast<T *>(const_cast<char *>(reinterpret_cast<const char *>(first)) + int64_t(blockIdx.z) * stride);
+  }
+};
+// The block's model's value of a scalar slot: those of the models stand behind one another.
+__device__ __forceinline__ double slot_of(const double *slots, int slot) { return slots[slot + int(blockIdx.z)]; }
 
 __device__ __forceinline__ float to_float(float v) { return v; }
 __device__ __forceinline__ float to_float(__half v) { return __half2float(v); }
@@ -57,7 +76,7 @@ template <class T> __device__ __forceinline__ Vector<T, 4> half_of(const Vector8
 template <class T> __device__ __forceinline__ Vector8<T> zero8() { return zero_vector<T, 8>(); }
 
 // Values of a per-channel vector from channel c on, 0 from `channels` on or where there is no vector.
-template <int width> __device__ __forceinline__ void channel_values(float (&out)[width], const float *vector, int c, int channels) {
+template <int width> __device__ __forceinline__ void channel_values(float (&out)[width], const PerModel<const float> &vector, int c, int channels) {
 #pragma unroll
   for (int i = 0; i < width; i++) out[i] = vector && c + i < channels ? vector[c + i] : 0.f;
 }
@@ -77,8 +96,8 @@ struct ConvShape {
 
 // The gradient at a convolution's output: D = al G + be Y + de, or G where al is NULL.
 template <class T> struct Incoming {
-  const T *grad, *y;
-  const float *al, *be, *de;
+  PerModel<const T> grad, y;
+  PerModel<const float> al, be, de;
   __device__ __forceinline__ float at(int64_t index, int k) const {
     const float d = to_float(grad[index]);
     return al ? al[k] * d + be[k] * to_float(y[index]) + de[k] : d;
@@ -86,8 +105,8 @@ template <class T> struct Incoming {
 };
 // What a convolution reads: X, or act(X) = ReLU(s X + t) where s is given.
 template <class T> struct Input {
-  const T *x;
-  const float *s, *t;
+  PerModel<const T> x;
+  PerModel<const float> s, t;
   __device__ __forceinline__ float at(int64_t index, int c) const {
     const float v = to_float(x[index]);
     return s ? relu(affine(s[c], v, t[c])) : v;

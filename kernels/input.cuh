@@ -22,12 +22,13 @@ __device__ __forceinline__ void report(int *fault, int op, int what, int row, in
 }
 
 template <class T> struct Gather {
-  const unsigned char *images;
-  const int *labels, *samples;
-  const float *norm;
+  PerModel<const unsigned char> images;
+  PerModel<const int> labels, samples;
+  PerModel<const float> norm;
   const double *slots;
-  T *x;
-  int *y, *fault;
+  PerModel<T> x;
+  PerModel<int> y;
+  int *fault;
   int count, ih, iw, channels, h, w, first_slot, op;
 };
 
@@ -47,7 +48,7 @@ __device__ __forceinline__ void gather_place(int i, int size, int length, int &l
 }
 
 template <class T> __global__ void __launch_bounds__(256) gather(Gather<T> a) {
-  const int row = int(a.slots[a.first_slot]) + int(blockIdx.y);
+  const int row = int(slot_of(a.slots, a.first_slot)) + int(blockIdx.y);
   const int *sample = a.samples + int64_t(row) * 8;
   const int image = sample[0], top = sample[1], left = sample[2], height = sample[3], width = sample[4], flip = sample[5];
   const int pixel = blockIdx.x * 256 + threadIdx.x;

@@ -14,9 +14,9 @@
 namespace anx {
 
 template <class T> struct JoinForward {
-  const T *main, *other;
-  const float *s, *t, *sp, *tp;
-  T *y;
+  PerModel<const T> main, other;
+  PerModel<const float> s, t, sp, tp;
+  PerModel<T> y;
   int64_t pixels;
   int c;
 };
@@ -44,10 +44,10 @@ template <class T> __global__ void __launch_bounds__(map_threads) join_forward(J
 }
 
 template <class T> struct JoinBackward {
-  const T *dx, *y, *main, *other;
-  const float *mean, *mean_other;
-  T *g;
-  float *partial; // [gridDim.x][3][c]: sums of G, G (C - mean), G (P - mean of P)
+  PerModel<const T> dx, y, main, other;
+  PerModel<const float> mean, mean_other;
+  PerModel<T> g;
+  PerModel<float> partial; // [gridDim.x][3][c]: sums of G, G (C - mean), G (P - mean of P)
   int64_t pixels;
   int c, map, broadcast; // map: pixels of an image
 };
@@ -80,8 +80,8 @@ template <class T> __global__ void __launch_bounds__(map_threads) join_backward(
 }
 
 template <class T> struct AveragePool {
-  const T *y;
-  T *v;
+  PerModel<const T> y;
+  PerModel<T> v;
   int map, c;
 };
 template <class T> __global__ void __launch_bounds__(map_threads) average_pool(AveragePool<T> a) {

@@ -12,10 +12,10 @@
 namespace anx {
 
 struct LossScale {
-  const float *g;
-  int *partial;
-  float *scale;
-  double *counters; // counters[4]: values not finite
+  PerModel<const float> g;
+  PerModel<int> partial;
+  PerModel<float> scale;
+  PerModel<double> counters; // counters[4]: values not finite
   int64_t count;
   int blocks;
   float steps, largest;

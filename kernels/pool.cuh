@@ -13,10 +13,10 @@
 namespace anx {
 
 template <class T> struct Pool {
-  const T *map, *dx0; // S; backward: dX0
-  const float *s, *t, *mean;
-  T *out; // X0; backward: G
-  float *partial;
+  PerModel<const T> map, dx0; // S; backward: dX0
+  PerModel<const float> s, t, mean;
+  PerModel<T> out; // X0; backward: G
+  PerModel<float> partial;
   int n, h, w, c, p, q;
 };
 

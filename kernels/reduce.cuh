@@ -37,12 +37,12 @@ __device__ __forceinline__ double column_sum(ReduceShared &shared, const float *
 
 // The gradients of one convolution's filters and, behind them in a row of partial, of its biases.
 struct FilterPartials {
-  const float *partial;
+  PerModel<const float> partial;
   int rows, first; // first: of the launch's blocks
   int64_t filters, values;
-  float *filter, *bias;
+  PerModel<float> filter, bias;
 };
-constexpr int filters_per_launch = 64; // 4 KB of arguments are all that every driver takes
+constexpr int filters_per_launch = 56; // 4 KB of arguments are all that every driver takes
 struct ReduceFilters {
   int count;
   FilterPartials of[filters_per_launch];
@@ -61,9 +61,9 @@ template <class Unused> __global__ void __launch_bounds__(256) reduce_filters(Re
 
 // Partials [rows][quantities][c], of which quantity 0 and `second` are wanted: sums double [2][c].
 struct Partials {
-  const float *partial; // NULL: the sums are there already
+  PerModel<const float> partial; // NULL: the sums are there already
   int rows, quantities, second, c;
-  double *sums;
+  PerModel<double> sums;
 };
 // Both sums of channel `channel`, from partials (and then written too) or as they lie there; valid in the first 8 threads.
 __device__ __forceinline__ void channel_sums(ReduceShared &shared, const Partials &p, int channel, double &first, double &second) {

@@ -13,9 +13,9 @@
 namespace anx {
 
 struct Update {
-  const float *g, *scale;  // scale may be NULL
-  float *w, *m;
-  double *counters; // counters[4]: values not finite
+  PerModel<const float> g, scale; // scale may be NULL
+  PerModel<float> w, m;
+  PerModel<double> counters; // counters[4]: values not finite
   const double *slots;
   int64_t count;
   float momentum, decay;
@@ -24,7 +24,7 @@ struct Update {
 };
 template <class Unused> __global__ void __launch_bounds__(256) update(Update a) {
   if (*a.fault) return;
-  const float rate = float(a.slots[a.rate_slot]), unscale = a.scale ? a.scale[1] : 1.f;
+  const float rate = float(slot_of(a.slots, a.rate_slot)), unscale = a.scale ? a.scale[1] : 1.f;
   if (unscale == 0.f) return;
   int bad = 0;
   for (int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x; i < a.count; i += int64_t(gridDim.x) * 256) {

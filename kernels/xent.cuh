@@ -12,12 +12,12 @@
 namespace anx {
 
 template <class T> struct CrossEntropy {
-  const T *logits;
-  const int *y;
-  const float *scale; // or NULL
+  PerModel<const T> logits;
+  PerModel<const int> y;
+  PerModel<const float> scale; // or NULL
   const double *slots;
-  T *dlogits; // or NULL
-  double *rows, *counters;
+  PerModel<T> dlogits; // or NULL
+  PerModel<double> rows, counters;
   int *fault;
   int n, classes, valid_slot, op;
   float smoothing;
@@ -25,7 +25,7 @@ template <class T> struct CrossEntropy {
 
 template <class T> __global__ void __launch_bounds__(32) cross_entropy(CrossEntropy<T> a) {
   const int row = blockIdx.x, lane = threadIdx.x, classes = a.classes, stride = padded(classes);
-  const double valid = a.slots[a.valid_slot];
+  const double valid = slot_of(a.slots, a.valid_slot);
   const T *z = a.logits + int64_t(row) * stride;
   T *out = a.dlogits ? a.dlogits + int64_t(row) * stride : nullptr;
   const int label = row < valid ? a.y[row] : 0;
@@ -74,7 +74,7 @@ template <class T> __global__ void __launch_bounds__(32) cross_entropy_counters(
   for (int i = 0; i < 3; i++) sums[i] = warp_sum(sums[i]);
   if (threadIdx.x) return;
   for (int i = 0; i < 3; i++) a.counters[i] += sums[i];
-  a.counters[3] += a.slots[a.valid_slot];
+  a.counters[3] += slot_of(a.slots, a.valid_slot);
 }
 
 } // namespace anx

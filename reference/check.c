@@ -37,6 +37,7 @@ typedef struct check {
   anx_context *context;
   const anx_program_desc *desc;
   const anx_tensor *tensors;
+  anx_buffer *const *buffers;
   const anx_op *op;
   int32_t number;
   anx_status status;
@@ -102,8 +103,8 @@ static void together(check *k, const char *what, int32_t a, int32_t b) {
 }
 
 static void slot(check *k, const char *role, int i) {
-  if (k->status == ANX_OK && (k->op->slot[i] < 0 || k->op->slot[i] >= k->desc->slots))
-    WRONG(k, "%s is slot %d of a program of %d slots", role, k->op->slot[i], k->desc->slots);
+  if (k->status == ANX_OK && (k->op->slot[i] < 0 || k->op->slot[i] > k->desc->slots - k->op->models))
+    WRONG(k, "%s is slot %d, for %d models, of a program of %d slots", role, k->op->slot[i], k->op->models, k->desc->slots);
 }
 
 static void positive(check *k, const char *role, int32_t value) {
@@ -359,10 +360,35 @@ static const rule rules[ANX_OP_KINDS] = {
     [ANX_LOSS_SCALE] = {check_loss_scale, 1, 2, 0},
 };
 
+static uint64_t memory_of(const anx_tensor *t) { return elements(t) * element_bytes[t->dtype]; }
+
+/* Of several models' tensors with one stride it is the places within the stride that must not meet. */
 static int overlap(const check *k, int32_t a, int32_t b) {
   const anx_tensor *x = &k->tensors[a], *y = &k->tensors[b];
+  const uint64_t within = k->op->models > 1 && x->stride == y->stride && x->stride ? x->stride : UINT64_MAX;
   if (x->buffer != y->buffer) return 0;
-  return x->offset < y->offset + elements(y) * element_bytes[y->dtype] && y->offset < x->offset + elements(x) * element_bytes[x->dtype];
+  return x->offset % within < y->offset % within + memory_of(y) && y->offset % within < x->offset % within + memory_of(x);
+}
+
+/* Where the tensors of an op of several models lie, model after model. */
+static void check_models(check *k) {
+  const anx_op *o = k->op;
+  for (int i = 0; i < ANX_MAX_IN + ANX_MAX_OUT && k->status == ANX_OK && o->models > 1; i++) {
+    const int32_t id = i < ANX_MAX_IN ? o->in[i] : o->out[i - ANX_MAX_IN];
+    if (id == -1) continue;
+    const anx_tensor *t = &k->tensors[id];
+    const uint64_t bytes = memory_of(t);
+    if (!t->stride && i < ANX_MAX_IN) continue;
+    if (t->stride % ANX_ALIGNMENT || t->stride > (uint64_t)INT64_MAX / (2 * ANX_MAX_MODELS) || t->offset % (t->stride ? t->stride : 1) + bytes > t->stride)
+      WRONG(k, "tensor %d of %llu bytes at byte %llu does not lie within its stride of %llu", id, (unsigned long long)bytes, (unsigned long long)t->offset,
+            (unsigned long long)t->stride);
+    for (int j = 0; j < ANX_MAX_OUT && k->status == ANX_OK; j++)
+      if (o->out[j] != -1 && k->tensors[o->out[j]].buffer == t->buffer && k->tensors[o->out[j]].stride != t->stride)
+        WRONG(k, "tensors %d and %d of one buffer have the strides %llu and %llu", id, o->out[j], (unsigned long long)t->stride,
+              (unsigned long long)k->tensors[o->out[j]].stride);
+    if (k->status == ANX_OK && k->buffers && t->offset + (uint64_t)(o->models - 1) * t->stride + bytes > k->buffers[t->buffer]->bytes)
+      WRONG(k, "tensor %d of %d models ends behind its buffer", id, o->models);
+  }
 }
 
 /* No output may lie on an input or another output, but for the running statistics, which check_bn_fwd_coef has seen. */
@@ -390,14 +416,14 @@ static anx_status check_op(check *k) {
   const rule *r = &rules[o->kind];
   if (o->dtype < 0 || o->dtype > ANX_BF16) return WRONG(k, "dtype %d is not known", o->dtype);
   if (!is_storage(o->dtype)) return WRONG(k, "activations are %s", dtype_names[o->dtype]);
-  if (o->models < 1) return WRONG(k, "%d models", o->models);
-  if (o->models != 1) return FAIL(k, ANX_UNSUPPORTED, "%d models in one launch; the reference back end runs 1", o->models);
+  if (o->models < 1 || o->models > ANX_MAX_MODELS) return WRONG(k, "%d models, must be 1 to %d", o->models, ANX_MAX_MODELS);
   if (o->flags & ~r->flags) return WRONG(k, "flags 0x%x, of which the op knows 0x%x", o->flags, r->flags);
   for (int i = r->in; i < ANX_MAX_IN; i++)
     if (o->in[i] != -1) return WRONG(k, "in[%d] is %d, but the op has %d inputs and the rest must be -1", i, o->in[i], r->in);
   for (int i = r->out; i < ANX_MAX_OUT; i++)
     if (o->out[i] != -1) return WRONG(k, "out[%d] is %d, but the op has %d outputs and the rest must be -1", i, o->out[i], r->out);
   r->check(k);
+  check_models(k);
   check_overlaps(k);
   return k->status;
 }
@@ -425,7 +451,7 @@ anx_status ref_check_program(anx_context *c, const anx_program_desc *d, const an
                       (unsigned long long)buffers[t->buffer]->bytes);
   }
   for (int32_t i = 0; i < d->ops; i++) {
-    check k = {.context = c, .desc = d, .tensors = tensors, .op = &ops[i], .number = i, .status = ANX_OK};
+    check k = {.context = c, .desc = d, .tensors = tensors, .buffers = buffers, .op = &ops[i], .number = i, .status = ANX_OK};
     const anx_status status = check_op(&k);
     if (status != ANX_OK) return status;
   }

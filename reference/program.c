@@ -40,7 +40,18 @@ static uint64_t scratch_bytes(const anx_program_desc *d, const anx_tensor *tenso
   return most;
 }
 
-/* Runs one op, between widening and narrowing. */
+/* The call of model m of an op. */
+static ref_call of_model(const ref_call *first, int32_t m) {
+  ref_call call = *first;
+  call.slots += m;
+  for (int k = 0; k < ANX_MAX_IN; k++)
+    if (call.in[k]) call.in[k] = call.stored_in[k] = (char *)call.stored_in[k] + (uint64_t)m * call.tensors[call.op->in[k]].stride;
+  for (int k = 0; k < ANX_MAX_OUT; k++)
+    if (call.out[k]) call.out[k] = call.stored_out[k] = (char *)call.stored_out[k] + (uint64_t)m * call.tensors[call.op->out[k]].stride;
+  return call;
+}
+
+/* Runs one op of one model, between widening and narrowing. */
 static anx_status run_op(ref_call *call) {
   const anx_op *o = call->op;
   float *next = (float *)(call->scratch + ref_scratch(o));
@@ -146,8 +157,11 @@ anx_status ref_program_run(anx_context *c, anx_program *p, const double *slots) 
   if (p->desc.slots) memcpy(p->slots, slots, (size_t)p->desc.slots * sizeof *slots);
   for (int32_t i = 0; i < p->desc.ops; i++) {
     uint64_t start = p->profiling ? now_ns() : 0;
-    anx_status status = run_op(&p->calls[i]);
-    if (status != ANX_OK) return status;
+    for (int32_t m = 0; m < p->ops[i].models; m++) {
+      ref_call call = of_model(&p->calls[i], m);
+      const anx_status status = run_op(&call);
+      if (status != ANX_OK) return status;
+    }
     if (p->profiling) {
       p->ns[i] += now_ns() - start;
       p->runs[i]++;

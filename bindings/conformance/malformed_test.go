@@ -21,7 +21,7 @@ type malformed struct {
 }
 
 func mistakes() []malformed {
-	const invalid, unsupported = bindings.InvalidArgument, bindings.Unsupported
+	const invalid = bindings.InvalidArgument
 	op := func(change func(o *bindings.Op)) func(d *bindings.ProgramDesc) {
 		return func(d *bindings.ProgramDesc) { change(&d.Ops[0]) }
 	}
@@ -58,7 +58,6 @@ func mistakes() []malformed {
 		{"a filter that is an activation", "conv_fwd", in(3, func(t *bindings.Tensor) { t.Layout = bindings.Activation }), invalid, ""},
 		{"sums in F32", "conv_fwd", out(1, func(t *bindings.Tensor) { t.DType = bindings.F32 }), invalid, "conv_fwd"},
 		{"Y over X", "conv_bwd", func(d *bindings.ProgramDesc) { d.Tensors[d.Ops[0].Out[0]].Offset = d.Tensors[d.Ops[0].In[5]].Offset }, invalid, "conv_bwd"},
-		{"two models", "conv_fwd", op(func(o *bindings.Op) { o.Models = 2 }), unsupported, ""},
 		{"no model", "conv_fwd", op(func(o *bindings.Op) { o.Models = 0 }), invalid, ""},
 		{"an unknown dtype", "conv_fwd", op(func(o *bindings.Op) { o.DType = 9 }), invalid, ""},
 		{"al without be", "conv_bwd", op(func(o *bindings.Op) { o.In[3] = -1 }), invalid, "conv_bwd"},
@@ -169,6 +168,70 @@ func TestBadContentsAreRefused(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// Models of one launch that lie on one another, outside the buffer or without slots of their own are refused; where there is one model
+// a launch, all are.
+func TestMalformedModelsAreRefused(t *testing.T) {
+	for _, name := range []string{"reference", "cpu"} {
+		ctx := context(t, load(t, name), bindings.ContextOptions{})
+		for _, m := range []struct {
+			what    string
+			stride  uint64
+			corrupt func(d *bindings.ProgramDesc)
+			text    string
+		}{
+			{"", 1 << 20, nil, ""},
+			{"outputs without a stride", 1 << 20, func(d *bindings.ProgramDesc) { d.Tensors[d.Ops[0].Out[0]].Stride = 0 }, "stride"},
+			{"a stride that is too short", 1 << 20, func(d *bindings.ProgramDesc) { d.Tensors[d.Ops[0].Out[0]].Stride = 64 }, "stride"},
+			{"a crooked stride", 1<<20 + 4, nil, "within its stride"},
+			{"a stride beyond all memory", 1 << 62, nil, "within its stride"},
+			{"two strides in one buffer", 1 << 20, func(d *bindings.ProgramDesc) { d.Tensors[d.Ops[0].In[0]].Stride *= 2 }, "have the strides"},
+			{"models behind the buffer", 1 << 21, nil, "ends behind its buffer"},
+			{"an output on another model's input", 1 << 20, func(d *bindings.ProgramDesc) {
+				d.Tensors[d.Ops[0].Out[0]].Offset = d.Tensors[d.Ops[0].In[0]].Offset + d.Tensors[0].Stride
+			}, "overlaps"},
+			{"too many models", 1 << 20, func(d *bindings.ProgramDesc) { d.Ops[0].Models = 1 << 30 }, "models"},
+			{"a slot short", 1 << 20, func(d *bindings.ProgramDesc) { d.Slots-- }, "slot"},
+		} {
+			b, err := Bind(ctx, firstOf("sgd"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			buffer, err := ctx.NewBuffer(4 << 20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := b.desc()
+			d.Ops = append([]bindings.Op(nil), d.Ops[:1]...)
+			d.Ops[0].Models, d.Ops[0].Slot[0], d.Slots = 3, 0, 3
+			for i := range d.Tensors {
+				d.Tensors[i].Stride = m.stride
+			}
+			if m.corrupt != nil {
+				m.corrupt(&d)
+			}
+			p, err := ctx.NewProgram(d, []*bindings.Buffer{buffer})
+			var native *bindings.Error
+			switch {
+			case name == "cpu":
+				if !errors.As(err, &native) || native.Status != bindings.Unsupported {
+					t.Errorf("%s, %s: %v, want %s", name, m.what, err, bindings.Unsupported)
+				}
+			case m.text == "":
+				if err != nil {
+					t.Errorf("%s: three models in their places: %v", name, err)
+				}
+			case !errors.As(err, &native) || native.Status != bindings.InvalidArgument || !strings.Contains(native.Text, m.text):
+				t.Errorf("%s, %s: %v, want an invalid argument and %q", name, m.what, err, m.text)
+			}
+			if err == nil {
+				p.Close()
+			}
+			buffer.Close()
+			b.Close()
+		}
 	}
 }
 

@@ -23,7 +23,7 @@ build() { # the library from the kernels in $work/src
   g++ -shared -o "$work/lib/libanx_cuda_host.so" "$work"/emit_{conv,map}.o "${objects[@]}" build/kernels/libanx_harness.a
 }
 run() { # CASES: the exit code of the cases; 124 if they never end
-  (cd cuda/verify && ANX_CASES=$1 ANX_LIBRARY_DIR=$work/lib timeout 300 "$work/verify.test" -test.run 'TestConformance/^f16' > "$work/log" 2>&1)
+  (cd cuda/verify && ANX_CASES=$1 ANX_LIBRARY_DIR=$work/lib timeout 300 "$work/verify.test" -test.run 'TestConformance|TestModels/^f16' > "$work/log" 2>&1)
 }
 restore() { rm -rf "$work/src" && mkdir -p "$work/src" && cp -r kernels cuda bindings "$work/src/"; }
 
