@@ -32,10 +32,10 @@ template <class T> struct Gather {
   int count, ih, iw, channels, h, w, first_slot, op;
 };
 
-__device__ __forceinline__ float gather_pixel(const unsigned char *image, const float *norm, int ih, int iw, int channels, int y, int x, int c) {
+__device__ __forceinline__ float gather_pixel(const unsigned char *image, float mean, float scale, int ih, int iw, int channels, int y, int x, int c) {
   if (y < 0 || y >= ih || x < 0 || x >= iw) return 0.f;
   const float v = image[(int64_t(y) * iw + x) * channels + (channels == 1 ? 0 : c)];
-  return (v / 255.f - norm[c]) * norm[3 + c];
+  return (v / 255.f - mean) * scale;
 }
 
 // Output position i of `size` falls between low and high of a rectangle side of `length`, share of the way.
@@ -67,7 +67,8 @@ template <class T> __global__ void __launch_bounds__(256) gather(Gather<T> a) {
   const unsigned char *source = a.images + int64_t(image) * a.ih * a.iw * a.channels;
   Vector8<T> out = zero8<T>();
   for (int c = 0; c < 3; c++) {
-    const auto at = [&](int y, int x) { return gather_pixel(source, a.norm, a.ih, a.iw, a.channels, top + y, left + x, c); };
+    const float mean = a.norm[c], scale = a.norm[3 + c];
+    const auto at = [&](int y, int x) { return gather_pixel(source, mean, scale, a.ih, a.iw, a.channels, top + y, left + x, c); };
     const float upper = (1.f - fx) * at(y0, x0) + (fx > 0.f ? fx * at(y0, x1) : 0.f);
     const float lower = fy > 0.f ? (1.f - fx) * at(y1, x0) + (fx > 0.f ? fx * at(y1, x1) : 0.f) : 0.f;
     out.v[c] = stored<T>((1.f - fy) * upper + fy * lower);
