@@ -27,7 +27,7 @@ template <class T, class F> static void with_instructions(const anx_context *c, 
 
 // What tensor cores take; everything else goes to the direct kernels.
 template <class T> static bool pointwise(const Emitter &e, const ConvShape &s) {
-  return tensor_cores<T>(e.context) && s.r == 1 && s.g == s.c && int64_t(s.n) * s.h * s.w <= INT32_MAX / 2;
+  return tensor_cores<T>(e.context) && s.r == 1 && s.g == s.c && int64_t(s.n) * s.h * s.w <= INT32_MAX / 2 && int64_t(s.c) * s.k <= INT32_MAX;
 }
 
 // Blocks over tiles of pixels beside `columns` tiles of channels: four a multiprocessor fill it.

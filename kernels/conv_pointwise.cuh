@@ -56,7 +56,7 @@ template <class Isa, class Conv> __global__ void __launch_bounds__(pointwise_thr
   ANX_SHARED(PointwiseShared<Conv>, shared);
   const ConvShape s = a.shape;
   const int depth = backward ? s.k : s.c, columns = backward ? s.c : s.k, depth_stride = padded(depth), column0 = blockIdx.x * pointwise_columns;
-  const int rows = backward ? s.n * s.h * s.w : s.n * s.p * s.q; // cuda/emit_conv.cu keeps larger maps away
+  const int rows = backward ? s.n * s.h * s.w : s.n * s.p * s.q; // cuda/emit_conv.cu keeps larger maps and filters away
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, vector = thread % 4 * 8, warp_row = warp % 4 * 32, warp_column = warp / 4 * 32;
 #pragma unroll
   for (int i = 0; i < kept; i++) shared.kept[i / 8][i % 8][thread] = 0.f;
@@ -73,7 +73,7 @@ template <class Isa, class Conv> __global__ void __launch_bounds__(pointwise_thr
 #pragma unroll
       for (int j = 0; j < 8; j++) {
         const int e = thread + pointwise_threads * j, n = column0 + (backward ? e % 64 : e / 32), d = d0 + (backward ? e / 64 : e % 32);
-        w[j] = n < columns && d < depth ? a.filter[backward ? int64_t(d) * columns + n : int64_t(n) * depth + d] : 0.f;
+        w[j] = n < columns && d < depth ? a.filter[backward ? d * columns + n : n * depth + d] : 0.f;
       }
     };
     const auto fetch = [&](int d0) {
