@@ -63,17 +63,21 @@ const stepsBetweenChecks = 100
 
 // Trainer is one run on a device. Like its context it is used by one goroutine at a time.
 type Trainer struct {
-	ctx      *bindings.Context
-	config   Config
-	data     *Data
-	layout   *layout
-	memory   Memory
-	state    *bindings.Buffer
-	arena    *bindings.Buffer
-	samples  *bindings.Buffer
-	programs [3]*bindings.Program // by mode
-	test     source
-	slots    [slots]float64
+	ctx         *bindings.Context
+	config      Config
+	data        *Data
+	layout      *layout
+	memory      Memory
+	group       *Group // whose memory it lies in, or nil
+	place       int    // in the group
+	state       *bindings.Buffer
+	arena       *bindings.Buffer
+	samples     *bindings.Buffer
+	lowered     []*program           // by mode
+	programs    [3]*bindings.Program // by mode
+	test        source
+	sampleBytes int64
+	slots       [slots]float64
 
 	ready       bool // the state has been initialized or read
 	epoch, step int
@@ -160,6 +164,37 @@ func NewTrainer(ctx *bindings.Context, c Config, data *Data) (*Trainer, error) {
 }
 
 func newTrainer(ctx *bindings.Context, c Config, data *Data, options planOptions) (*Trainer, error) {
+	t, err := planTrainer(ctx, c, data, options)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range []struct {
+		buffer **bindings.Buffer
+		name   string
+		bytes  int64
+	}{{&t.state, "state", t.memory.StateBytes}, {&t.arena, "arena", t.memory.ArenaBytes}} {
+		if *b.buffer, err = roomFor(ctx, b.name, b.bytes); err != nil {
+			t.Close()
+			return nil, err
+		}
+	}
+	if err := t.bind(); err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func roomFor(ctx *bindings.Context, name string, bytes int64) (*bindings.Buffer, error) {
+	b, err := ctx.NewBuffer(bytes)
+	if err != nil {
+		return nil, fmt.Errorf("room for the %s, %d bytes: %w", name, bytes, err)
+	}
+	return b, nil
+}
+
+// planTrainer is a trainer that takes no memory yet.
+func planTrainer(ctx *bindings.Context, c Config, data *Data, options planOptions) (*Trainer, error) {
 	if err := c.validate(ctx); err != nil {
 		return nil, err
 	}
@@ -172,35 +207,42 @@ func newTrainer(ctx *bindings.Context, c Config, data *Data, options planOptions
 	}
 	t := &Trainer{ctx: ctx, config: c, data: data, layout: newLayout(c.Network, c.DType), epoch: c.StartEpoch, steps: images / c.Recipe.Batch, test: data.test}
 	train := data.train
-	sampleBytes := placeSamples(&train, &t.test, c.Recipe.Batch)
+	t.sampleBytes = placeSamples(&train, &t.test, c.Recipe.Batch)
 	programs, arena, err := lowerAll(ctx, c, t.layout, train, t.test, options)
 	if err != nil {
 		return nil, err
 	}
-	if t.memory, err = memoryOf(ctx, t.layout, arena, programs); err != nil {
-		return nil, err
+	t.lowered = programs
+	t.memory, err = memoryOf(ctx, t.layout, arena, programs)
+	return t, err
+}
+
+// bind makes the sample tables and the programs of a trainer whose state and arena are there.
+func (t *Trainer) bind() (err error) {
+	if t.samples, err = roomFor(t.ctx, "sample tables", t.sampleBytes); err != nil {
+		return err
 	}
-	for _, b := range []struct {
-		buffer **bindings.Buffer
-		name   string
-		bytes  int64
-	}{{&t.state, "state", t.layout.bytes}, {&t.arena, "arena", arena}, {&t.samples, "sample tables", sampleBytes}} {
-		if *b.buffer, err = ctx.NewBuffer(b.bytes); err != nil {
-			t.Close()
-			return nil, fmt.Errorf("room for the %s, %d bytes: %w", b.name, b.bytes, err)
+	for _, p := range t.lowered {
+		d := p.desc()
+		for i := range d.Tensors {
+			d.Tensors[i].Offset += uint64(t.at(d.Tensors[i].Buffer))
+		}
+		if t.programs[p.mode], err = t.ctx.NewProgram(d, []*bindings.Buffer{t.state, t.arena, t.data.buffer, t.samples}); err != nil {
+			return fmt.Errorf("the %s program: %w", p.mode, err)
 		}
 	}
-	for _, p := range programs {
-		if t.programs[p.mode], err = ctx.NewProgram(p.desc(), []*bindings.Buffer{t.state, t.arena, data.buffer, t.samples}); err != nil {
-			t.Close()
-			return nil, fmt.Errorf("the %s program: %w", p.mode, err)
-		}
+	return t.writeTestTable()
+}
+
+// at is where the trainer's part of one of its buffers begins.
+func (t *Trainer) at(buffer int32) int64 {
+	switch buffer {
+	case stateBuffer:
+		return int64(t.place) * t.memory.StateBytes
+	case arenaBuffer:
+		return int64(t.place) * t.memory.ArenaBytes
 	}
-	if err := t.writeTestTable(); err != nil {
-		t.Close()
-		return nil, err
-	}
-	return t, nil
+	return 0
 }
 
 // writeTestTable fills the last batch up with the first row; xent does not count those.
@@ -212,14 +254,18 @@ func (t *Trainer) writeTestTable() error {
 	return t.samples.Write(int64(t.test.samples.Offset), bindings.Bytes(table))
 }
 
-// Close frees what the run holds on the device. Closing twice does nothing.
+// Close frees what the run holds on the device. Closing twice does nothing; what lies in a group's memory is freed with the group.
 func (t *Trainer) Close() {
 	for _, p := range t.programs {
 		if p != nil {
 			p.Close()
 		}
 	}
-	for _, b := range []*bindings.Buffer{t.state, t.arena, t.samples} {
+	own := []*bindings.Buffer{t.samples}
+	if t.group == nil {
+		own = append(own, t.state, t.arena)
+	}
+	for _, b := range own {
 		if b != nil {
 			b.Close()
 		}
@@ -303,6 +349,17 @@ const (
 
 // Step trains on the next batch. Every batch is full: what is left of an epoch's order behind the last full one is not used.
 func (t *Trainer) Step() error {
+	if err := t.prepare(); err != nil {
+		return err
+	}
+	if err := t.run(trainMode); err != nil {
+		return err
+	}
+	return t.stepped()
+}
+
+// prepare puts what the next step reads in its place.
+func (t *Trainer) prepare() error {
 	switch {
 	case !t.ready:
 		return errors.New("the trainer has no weights yet: call Initialize or ReadCheckpoint first")
@@ -319,9 +376,11 @@ func (t *Trainer) Step() error {
 	t.slots[slotBNMomentum] = r.BNMomentum
 	t.slots[slotValid] = float64(r.Batch)
 	t.slots[slotRate] = t.LearningRate()
-	if err := t.run(trainMode); err != nil {
-		return err
-	}
+	return nil
+}
+
+// stepped counts a step that is done.
+func (t *Trainer) stepped() error {
 	t.step++
 	if t.step%stepsBetweenChecks == 0 && t.step < t.steps {
 		_, err := t.readCounters(t.layout.training)
@@ -429,7 +488,7 @@ func (t *Trainer) readCounters(offset int64) (counters, error) {
 // read and write move bytes of the state.
 func (t *Trainer) read(offset int64, data []byte) error {
 	start := time.Now()
-	err := t.state.Read(offset, data)
+	err := t.state.Read(t.at(stateBuffer)+offset, data)
 	t.native += time.Since(start)
 	if err != nil {
 		return fmt.Errorf("read the state, epoch %d, step %d: %w", t.epoch, t.step, err)
@@ -439,7 +498,7 @@ func (t *Trainer) read(offset int64, data []byte) error {
 
 func (t *Trainer) write(offset int64, data []byte) error {
 	start := time.Now()
-	err := t.state.Write(offset, data)
+	err := t.state.Write(t.at(stateBuffer)+offset, data)
 	t.native += time.Since(start)
 	if err != nil {
 		return fmt.Errorf("write the state, epoch %d, step %d: %w", t.epoch, t.step, err)
