@@ -34,6 +34,7 @@ func benchCommand() *cli.Command {
 			Flags: append(append(append(networkFlags(false), benchFlags()...), profileFlags()...),
 				&cli.IntFlag{Name: "batch", Value: 128, Usage: "`IMAGES` of a training step"},
 				&cli.IntFlag{Name: "threads", Value: 1, Usage: "`NUMBER` of threads of one model; 0: all cores"},
+				&cli.IntFlag{Name: "models", Value: 1, Usage: "`NUMBER` of models that train in common launches, where the back end can: a population of small networks"},
 				&cli.IntFlag{Name: "processes", Value: 1, Usage: "`NUMBER` of models trained at once, each with --threads of its own; 0: one per core"},
 				&cli.Float64Flag{Name: "seconds", Value: 10, Usage: "measure for so many `SECONDS`"},
 				&cli.StringFlag{Name: "dtype", Value: "fp32", Usage: "`TYPE` of activations and their gradients: fp32, fp16 or bf16, where the device has it"},

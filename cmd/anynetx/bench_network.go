@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -26,6 +27,7 @@ type benchJSON struct {
 	Batch           int                `json:"batch"`
 	DType           string             `json:"dtype"`
 	Processes       int                `json:"processes"`
+	Models          int                `json:"models"`  // of each process, in common launches
 	Threads         int                `json:"threads"` // of each
 	Device          string             `json:"device"`
 	ISA             string             `json:"isa"`
@@ -62,6 +64,10 @@ func benchNetwork(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	models := c.Int("models")
+	if models < 1 || models > 64 {
+		return anynetx.Inputf("--models is %d, must be 1 to 64", models)
+	}
 	contexts, err := benchContexts(c, c.Int("processes"), c.Int("threads"))
 	if err != nil {
 		return err
@@ -90,7 +96,7 @@ func benchNetwork(c *cli.Context) error {
 		ready := sync.OnceFunc(start.Done)
 		defer ready() // who fails does not keep the others waiting
 		var err error
-		runs[i], err = timeSteps(c.Context, ctx, config, set, seconds, c.Bool("ops"), profile, func() { ready(); start.Wait() })
+		runs[i], err = timeSteps(c.Context, ctx, config, models, set, seconds, c.Bool("ops"), profile, func() { ready(); start.Wait() })
 		return err
 	})
 	if err != nil {
@@ -100,7 +106,7 @@ func benchNetwork(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	r := networkReport(n, config, contexts, runs, higher(before, after))
+	r := networkReport(n, config, models, contexts, runs, higher(before, after))
 	if c.Int("threads") == 0 {
 		r.Threads = contexts[0].Info().Units
 	} else {
@@ -113,30 +119,38 @@ func benchNetwork(c *cli.Context) error {
 	return printNetwork(c.App.Writer, &r)
 }
 
-// stepTimes is what one trainer measured.
+// stepTimes is what one group of models measured.
 type stepTimes struct {
-	steps   []time.Duration
-	memory  engine.Memory
+	steps   []time.Duration // of all models of the group
+	memory  engine.Memory   // of one
 	kernels map[string]int
 	profile [][]bindings.OpTime // of each step, if asked for
 }
 
-// timeSteps trains for so many seconds; begin returns when all that are measured at once have warmed up.
-func timeSteps(ctx context.Context, device *bindings.Context, config engine.Config, set *datasets.Set, seconds float64, ops bool, profile *profiler, begin func()) (stepTimes, error) {
+// timeSteps trains models that share their launches for so many seconds; begin returns when all that are measured at once have warmed up.
+func timeSteps(ctx context.Context, device *bindings.Context, config engine.Config, models int, set *datasets.Set, seconds float64, ops bool, profile *profiler, begin func()) (stepTimes, error) {
 	var r stepTimes
 	data, err := engine.LoadData(device, set)
 	if err != nil {
 		return r, err
 	}
 	defer data.Close()
-	t, err := engine.NewTrainer(device, config, data)
+	configs := make([]engine.Config, models)
+	for i := range configs {
+		configs[i] = config
+		configs[i].Seed = uint64(i)
+	}
+	g, err := engine.NewGroup(device, configs, slices.Repeat([]*engine.Data{data}, models))
 	if err != nil {
 		return r, err
 	}
-	defer t.Close()
-	if err := t.Initialize(); err != nil {
-		return r, err
+	defer g.Close()
+	for _, t := range g.Trainers() {
+		if err := t.Initialize(); err != nil {
+			return r, err
+		}
 	}
+	t := g.Trainers()[0]
 	r.memory = t.Memory()
 	if r.kernels, err = t.Kernels(); err != nil {
 		return r, err
@@ -146,8 +160,10 @@ func timeSteps(ctx context.Context, device *bindings.Context, config engine.Conf
 			return 0, err
 		}
 		if p := t.Position(); p.Step == p.StepsPerEpoch {
-			if _, err := t.EndEpoch(); err != nil {
-				return 0, err
+			for _, each := range g.Trainers() {
+				if _, err := each.EndEpoch(); err != nil {
+					return 0, err
+				}
 			}
 			if ops { // the test's times are dropped
 				if _, err := device.Profile(); err != nil {
@@ -159,7 +175,7 @@ func timeSteps(ctx context.Context, device *bindings.Context, config engine.Conf
 			return 0, err
 		}
 		start := time.Now()
-		if err := t.Step(); err != nil {
+		if err := errors.Join(g.Step(g.Trainers())...); err != nil {
 			return 0, err
 		}
 		if err := device.Synchronize(); err != nil {
@@ -195,12 +211,12 @@ func timeSteps(ctx context.Context, device *bindings.Context, config engine.Conf
 	return r, profile.end()
 }
 
-func networkReport(n *anynetx.Network, config engine.Config, contexts []*bindings.Context, runs []stepTimes, peak *bindings.Ceilings) benchJSON {
+func networkReport(n *anynetx.Network, config engine.Config, models int, contexts []*bindings.Context, runs []stepTimes, peak *bindings.Ceilings) benchJSON {
 	info, s := contexts[0].Info(), n.Setting
 	r := benchJSON{
 		Summary: anynetx.Summarize(n.Architecture, n.Complexity()),
 		Stem:    s.Stem, Resolution: s.Resolution, Classes: s.Classes, Batch: config.Recipe.Batch, DType: config.DType,
-		Processes: len(contexts), Device: info.Name, ISA: info.ISA, Library: contexts[0].Library().SHA256,
+		Processes: len(contexts), Models: models, Device: info.Name, ISA: info.ISA, Library: contexts[0].Library().SHA256,
 		TrainingFLOPs: 2 * trainingMACs(n), Ceilings: peak,
 		StateBytes: runs[0].memory.StateBytes, ArenaBytes: runs[0].memory.ArenaBytes, WorkspaceBytes: runs[0].memory.WorkspaceBytes, Kernels: runs[0].kernels,
 	}
@@ -210,7 +226,7 @@ func networkReport(n *anynetx.Network, config engine.Config, contexts []*binding
 		for _, d := range run.steps {
 			total += d
 		}
-		r.ImagesPerSecond += float64(config.Recipe.Batch*len(run.steps)) / total.Seconds()
+		r.ImagesPerSecond += float64(config.Recipe.Batch*models*len(run.steps)) / total.Seconds()
 		all = append(all, run.steps...)
 	}
 	slices.Sort(all)
@@ -274,6 +290,9 @@ func printNetwork(w io.Writer, r *benchJSON) error {
 	models := counted(r.Threads, "thread")
 	if r.Processes > 1 {
 		models = fmt.Sprintf("%d models at once with %s each", r.Processes, models)
+	}
+	if r.Models > 1 {
+		models = fmt.Sprintf("a group of %d models, %s", r.Models, models)
 	}
 	err := pairs(w,
 		[2]string{"architecture", r.ID},

@@ -49,7 +49,7 @@ func opTimes(profile [][]bindings.OpTime) (median, least []float64) {
 
 // convMACs are the multiply-adds of an op as FLOPs are counted everywhere: every tap of the filter, forward or per gradient made.
 func convMACs(op *bindings.Op) float64 {
-	macs := float64(op.N) * float64(op.P) * float64(op.Q) * float64(op.K) * float64(op.R) * float64(op.R) * float64(op.Group)
+	macs := float64(op.N) * float64(op.P) * float64(op.Q) * float64(op.K) * float64(op.R) * float64(op.R) * float64(op.Group) * float64(op.Models)
 	switch {
 	case op.Kind == bindings.ConvFwd:
 		return macs

@@ -90,20 +90,20 @@ func TestBenchNetworkCountsWhatItRuns(t *testing.T) {
 	benchDevice(t, "cpu")
 	var r benchJSON
 	benchRun(t, &r, "network", "--depths", "1,2,1,1", "--widths", "8,12,16,16", "--bottlenecks", "1,2,1,1", "--group-widths", "4,3,16,8",
-		"--resolution", "16", "--classes", "10", "--batch", "16", "--processes", "2", "--seconds", "0.05", "--ops", "--json")
+		"--resolution", "16", "--classes", "10", "--batch", "16", "--processes", "2", "--models", "2", "--seconds", "0.05", "--ops", "--json")
 	sum, shares := 0.0, 0.0
 	for _, k := range r.Kinds {
 		sum += k.GFLOPs * k.MS * 1e6
 		shares += k.Share
 	}
-	want := float64(r.TrainingFLOPs-2*3*int64(r.Classes)) * float64(r.Batch)
+	want := float64(r.TrainingFLOPs-2*3*int64(r.Classes)) * float64(r.Batch*r.Models)
 	if math.Abs(sum/want-1) > 1e-9 {
 		t.Errorf("the ops that ran have %v FLOPs, the report says %v", sum, want)
 	}
 	if math.Abs(shares-1) > 1e-9 {
 		t.Errorf("shares add up to %v", shares)
 	}
-	if r.Processes != 2 || r.Threads != 1 || r.Steps < 2*leastSteps || r.FractionOfPeak == nil || !(r.StepMinMS > 0 && r.StepMinMS <= r.StepMS) {
+	if r.Processes != 2 || r.Models != 2 || r.Threads != 1 || r.Steps < 2*leastSteps || r.FractionOfPeak == nil || !(r.StepMinMS > 0 && r.StepMinMS <= r.StepMS) {
 		t.Errorf("the report does not hold together: %+v", r)
 	}
 	if got := r.GFLOPs / *r.FMAPeakGFLOPs; math.Abs(got / *r.FractionOfPeak - 1) > 1e-9 {

@@ -31,7 +31,7 @@ func TestProfileSteps(t *testing.T) {
 			t.Fatal(err)
 		}
 		profile := &profiler{device: device, ranges: ranges, first: 1, last: 3}
-		times, err := timeSteps(context.Background(), device, config, randomSet(n.Setting, 4), 1e-9, false, profile, func() {})
+		times, err := timeSteps(context.Background(), device, config, 1, randomSet(n.Setting, 4), 1e-9, false, profile, func() {})
 		if err != nil {
 			t.Fatal(err)
 		}
