@@ -99,7 +99,6 @@ private:
   void library_call(Pass, const anx::ConvShape &, void *x, void *filter, void *y);
   template <class T> anx::LibraryFilters<T> library_filter(const anx::ConvShape &, float *filter);
   template <class T, class Source> const T *library_map(const Source &, bool as_it_is, const T *raw, int64_t pixels, int c);
-
 };
 
 template <class Arguments>
