@@ -169,8 +169,8 @@ template <class T> anx_status Emitter::conv_forward() {
 template <class T> bool Emitter::joined_convolution() {
   if constexpr (sizeof(T) == 2) {
     const anx_op *conv = number + 1 < count ? &ops[number + 1] : nullptr;
-    if (!conv || conv->kind != ANX_CONV_FWD || conv->in[0] != op->out[0] || conv->in[1] >= 0 || !(tensors[op->out[0]].flags & ANX_TRANSIENT)) return false;
-    if (any_overlap(conv->out, ANX_MAX_OUT, op->in, ANX_MAX_IN) || any_overlap(op->out, 1, conv->in + 1, ANX_MAX_IN - 1)) return false; // both ops read and write at once
+    if (!conv || conv->kind != ANX_CONV_FWD || conv->models != models || conv->in[0] != op->out[0] || conv->in[1] >= 0 || !(tensors[op->out[0]].flags & ANX_TRANSIENT)) return false;
+    if (any_overlap(conv->out, ANX_MAX_OUT, op->in, ANX_MAX_IN, models) || any_overlap(op->out, 1, conv->in + 1, ANX_MAX_IN - 1, models)) return false; // both ops read and write at once
     const ConvShape s = shape_of(conv);
     const int columns = slabs(s.k);
     if (context->sm < 80 || !pointwise<T>(*this, s) || s.stride != 1 || columns > 2 || (context->cudnn && context->cudnn->wants(s))) return false;

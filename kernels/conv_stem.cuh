@@ -63,7 +63,7 @@ template <class T> __global__ void __launch_bounds__(stem_threads, 2) conv_stem_
     const int column0 = tile % t.across * stem_wide, row0 = tile / t.across % t.down * stem_rows;
     const int64_t image = tile / t.across / t.down;
     __syncthreads(); // filters are there; the staged tile before has been read
-    stem_load(rows, t, s, a.conv.in.x, image, row0, column0);
+    stem_load<T>(rows, t, s, a.conv.in.x, image, row0, column0);
     __syncthreads();
     float acc[8][4] = {};
 #pragma unroll 1
@@ -111,7 +111,7 @@ template <class T> __global__ void __launch_bounds__(stem_threads, 2) conv_stem_
     const int column0 = tile % t.across * stem_wide, row0 = tile / t.across % t.down * stem_rows;
     const int64_t image = tile / t.across / t.down;
     __syncthreads(); // the tile before has been read
-    stem_load(rows, t, s, a.conv.in.x, image, row0, column0);
+    stem_load<T>(rows, t, s, a.conv.in.x, image, row0, column0);
     Coefficients k;
     coefficients(k, a.conv.d, k0 + vector, s.k);
 #pragma unroll
