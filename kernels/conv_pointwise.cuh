@@ -117,24 +117,28 @@ template <class Isa, class Conv> __global__ void __launch_bounds__(pointwise_thr
       }
     };
     float acc[4][8] = {};
-    fetch(0);
-    deposit(shared.stage[0], 0);
-    __syncthreads();
-    for (int d0 = 0, turn = 0; d0 < depth; d0 += pointwise_depth, turn ^= 1) {
+    if constexpr (!joined) {
+      fetch(0);
+      deposit(shared.stage[0], 0);
+      __syncthreads();
+    } // joined, the loop does so: here, addresses of the coefficients would be kept in registers throughout the kernel
+    for (int d0 = joined ? -pointwise_depth : 0, turn = joined; d0 < depth; d0 += pointwise_depth, turn ^= 1) {
       const bool more = d0 + pointwise_depth < depth;
       if (more) fetch(d0 + pointwise_depth);
       const PointwiseStage<T> &stage = shared.stage[turn];
+      if (d0 >= 0) {
 #pragma unroll(Isa::block == 1 ? 2 : 1) // Sm70 has no registers for more of B
-      for (int d = 0; d < pointwise_depth; d += 16) {
-        uint32_t af[8];
-        Isa::rows(af, &stage.a[warp_row + lane][d]);
-        Isa::rows(af + 4, &stage.a[warp_row + lane][d + 8]);
+        for (int d = 0; d < pointwise_depth; d += 16) {
+          uint32_t af[8];
+          Isa::rows(af, &stage.a[warp_row + lane][d]);
+          Isa::rows(af + 4, &stage.a[warp_row + lane][d + 8]);
 #pragma unroll
-        for (int n = 0; n < 4; n += 2) {
-          uint32_t bf[2][2 * Isa::block];
-          Isa::columns(bf, &stage.b[warp_column + n * 8][d], pointwise_pitch);
+          for (int n = 0; n < 4; n += 2) {
+            uint32_t bf[2][2 * Isa::block];
+            Isa::columns(bf, &stage.b[warp_column + n * 8][d], pointwise_pitch);
 #pragma unroll
-          for (int i = 0; i < 2; i++) Isa::template multiply<T, 16, false>(acc[n + i], af, bf[i]);
+            for (int i = 0; i < 2; i++) Isa::template multiply<T, 16, false>(acc[n + i], af, bf[i]);
+          }
         }
       }
       if (more) deposit(shared.stage[turn ^ 1], d0 + pointwise_depth);
