@@ -183,7 +183,7 @@ template <class Isa, class T> __global__ void __launch_bounds__(pointwise_filter
   ANX_SHARED(Shared, shared);
   const ConvShape s = a.shape;
   const int across = (s.c + 63) / 64, c0 = int(blockIdx.x) % across * 64, k0 = int(blockIdx.x) / across * 64, cs = padded(s.c), ks = padded(s.k);
-  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, vector = thread % 8 * 8, wk = warp / 2 * 32, wc = warp % 2 * 32;
+  const int thread = threadIdx.x, warp = thread / 32, vector = thread % 8 * 8, wk = warp / 2 * 32, wc = warp % 2 * 32;
   const int64_t pixels = int64_t(s.n) * s.p * s.q, begin = int64_t(blockIdx.y) * a.per_range;
   const int64_t end = begin + a.per_range < pixels ? begin + a.per_range : pixels;
   Coefficients kd, kx;

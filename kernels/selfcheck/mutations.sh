@@ -1,6 +1,6 @@
 #!/bin/bash
 # Breaks kernels one by one (mutations.txt) and demands that the conformance cases on the harness turn red: mutations.sh [line]
-# Needs `make harness` to have built; only the files that hold kernels are compiled again, from a copy under build/mutations.
+# Needs `make harness` to have built; only the files that hold kernels are compiled again, from a copy under build/mutations/_src, which Go does not take for packages.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD work=$PWD/build/mutations
@@ -14,10 +14,10 @@ for o in build/cuda/CMakeFiles/anx_cuda_host.dir/*.o; do
   case $o in */emit_*) ;; *) objects+=("$root/$o") ;; esac
 done
 
-build() { # the library from the kernels in $work/src
+build() { # the library from the kernels in $work/_src
   rm -f "$work"/emit_*.o
   for source in emit_conv emit_map; do
-    (cd "$work/src" && nice -n 15 g++ "${flags[@]}" -Ibindings -Icuda -Ikernels -Ikernels/host -c -x c++ cuda/$source.cu -o "$work/$source.o") &
+    (cd "$work/_src" && nice -n 15 g++ "${flags[@]}" -Ibindings -Icuda -Ikernels -Ikernels/host -c -x c++ cuda/$source.cu -o "$work/$source.o") &
   done
   wait
   g++ -shared -o "$work/lib/libanx_cuda_host.so" "$work"/emit_{conv,map}.o "${objects[@]}" build/kernels/libanx_harness.a
@@ -25,7 +25,7 @@ build() { # the library from the kernels in $work/src
 run() { # CASES: the exit code of the cases; 124 if they never end
   (cd cuda/verify && ANX_CASES=$1 ANX_LIBRARY_DIR=$work/lib timeout 300 "$work/verify.test" -test.run 'TestConformance|TestModels/^f16' > "$work/log" 2>&1)
 }
-restore() { rm -rf "$work/src" && mkdir -p "$work/src" && cp -r kernels cuda bindings "$work/src/"; }
+restore() { rm -rf "$work/_src" && mkdir -p "$work/_src" && cp -r kernels cuda bindings "$work/_src/"; }
 
 # Kernels that nobody broke must be green, or a red case says nothing.
 restore && build
@@ -40,7 +40,7 @@ while IFS= read -r line; do
   number=$((number + 1))
   [ -z "${1:-}" ] || [ "$1" = "$number" ] || continue
   restore
-  what=$(python3 $mutate "$work/src/kernels" "$line")
+  what=$(python3 $mutate "$work/_src/kernels" "$line")
   build
   code=0
   run "$(python3 $mutate --cases "$line")" || code=$?
