@@ -430,6 +430,9 @@ def main():
     stages = Stages(report, ours, crew, mode, cores)
     try:  # without these there is nothing to report
         report["version"] = ours.json("version")
+        for library in report["version"].get("libraries", []):
+            if "path" in library:  # the same wherever the repository lies
+                library["path"] = os.path.relpath(library["path"], HERE.parent)
         report["peaks"] = ours.json("bench", "machine", "--seconds", str(mode["machine"]))
         crew.one[0].start()
         report["torch"] = crew.one[0].hello["torch"]

@@ -10,9 +10,9 @@
  *   lanes: pays from about 48 output channels on), or lane sums over the slice. Weights owned by a task see the slices in order.
  * Ahead: a slice is a row of 1..8 KB of each channel, rows as far apart as channels are. No hardware prefetcher follows that: packing D took 16 cycles
  *   a vector from memory (28 GB/s; one long run: 53) and takes 6 when the rows are brought near while the slice before is computed (anx_ahead).
- * Measured (Zen 5, one core, busy machine, least of many, fp32 and bf16, of each peak): forward at 28 to 7 px 74-90 % and 66-85 %, at 4 to 1 px 84-94 %; both
- *   gradients 62-79 % and 50-74 %, at 4 to 1 px 78-86 %. What bounds the rest: at C or K of 32 and less, a vector of D (5 cycles from the second
- *   level cache) serves only C cycles of multiply-adds of both gradients; transposing A likewise; at 56 px the stores past the caches.
+ * Measured (Zen 5, one core, docs/performance.md, fp32): forward at 28 to 7 px 73-95 % of the peak, at 4 to 1 px 76-96 %; both gradients 67-87 % and
+ *   69-87 %; at 56 px 68-84 % and 42-75 %. bf16 on a busy machine, of its own peak: 66-85 % and 50-74 % at 28 to 7 px.
+ * What bounds the rest: at C or K of 32 and less, a vector of D (5 cycles from the second level cache) serves only C cycles of multiply-adds of both gradients; transposing A likewise; at 56 px the stores past the caches.
  */
 #include "conv_kernels.h"
 
