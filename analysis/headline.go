@@ -12,10 +12,13 @@ type verdict struct {
 	Text string // for a sentence
 }
 
+// ceilingKnown reports whether the replicates bound the ceiling away from 0; if not, they cannot say what noise allows.
+func (c *Correlation) ceilingKnown() bool { return c.Ceiling > 0 && c.CeilingLow > 0 }
+
 // judge reads rho beside its interval and ceiling. The bounds are ours and stated in the report.
 func (c *Correlation) judge() verdict {
 	share := c.Rho
-	if !math.IsNaN(c.RhoOverCeiling) {
+	if c.ceilingKnown() {
 		share = c.RhoOverCeiling
 	}
 	switch {
@@ -56,8 +59,11 @@ func (a *Analysis) Headline() string {
 		name := a.Tasks[j].Name
 		if c.Reason == "" && len(a.Tasks) <= namedTasks+1 {
 			name += fmt.Sprintf(" (ρ = %s", number(c.Rho))
-			if !math.IsNaN(c.Ceiling) {
+			switch {
+			case c.ceilingKnown():
 				name += fmt.Sprintf(", ceiling %s", number(c.Ceiling))
+			case !math.IsNaN(c.CeilingLow):
+				name += fmt.Sprintf(", ceiling unsure: %s", span(c.CeilingLow, c.CeilingHigh))
 			}
 			name += ")"
 		}

@@ -54,10 +54,10 @@ type reportData struct {
 
 // card is one task beside the reference.
 type card struct {
-	Task, Verdict, Class                    string
-	Rho, Span, Ceiling, CeilingSpan, P, Why string
-	N                                       int
-	Scale                                   scale
+	Task, Verdict, Class       string
+	Rho, Span, Ceiling, P, Why string
+	N                          int
+	Scale                      scale
 }
 
 // scale is positions in percent on a line from -1 to 1.
@@ -160,7 +160,7 @@ func (a *Architecture) text() string {
 func (a *Analysis) card(c *Correlation) card {
 	v := c.judge()
 	k := card{Task: c.TaskY, Verdict: v.Word, Class: strings.ReplaceAll(v.Word, " ", "-"), N: c.N, Rho: number(c.Rho), Span: span(c.Low, c.High),
-		Ceiling: number(c.Ceiling), CeilingSpan: span(c.CeilingLow, c.CeilingHigh), P: equation(pText(c.P)), Why: c.Reason}
+		Ceiling: number(c.Ceiling), P: equation(pText(c.P)), Why: c.Reason}
 	at := func(v float64) string { return fmt.Sprintf("%.1f%%", 50*(v+1)) }
 	width := func(low, high float64) string { return fmt.Sprintf("%.1f%%", 50*(high-low)) }
 	if !math.IsNaN(c.Rho) {
@@ -171,6 +171,9 @@ func (a *Analysis) card(c *Correlation) card {
 	}
 	if !math.IsNaN(c.Ceiling) {
 		k.Scale.HasCeiling, k.Scale.Ceiling = true, at(c.Ceiling)
+	}
+	if !c.ceilingKnown() {
+		k.Ceiling = "unsure"
 	}
 	if !math.IsNaN(c.CeilingLow) {
 		k.Scale.HasBand, k.Scale.BandLow, k.Scale.BandWd = true, at(c.CeilingLow), width(c.CeilingLow, c.CeilingHigh)
