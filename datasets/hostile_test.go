@@ -119,3 +119,21 @@ func readUnderLimit(t *testing.T, path string) {
 	}
 	fmt.Printf("%d are bad: %s\n", len(report.Bad), strings.Join(report.Bad, "; "))
 }
+
+// turns counts who came in and who left.
+type turns struct{ in, out int }
+
+func (l *turns) Lock()   { l.in++ }
+func (l *turns) Unlock() { l.out++ }
+
+// Large images are in memory one at a time: each waits for its turn and gives it up, also if it is damaged. Others do not wait.
+func TestLargeImagesTakeTurns(t *testing.T) {
+	photo := picture(t, "jpg", 40, 40, red)
+	for want, data := range [][]byte{photo, claims(t, photo, 65000, 1000)} {
+		var l turns
+		_, _ = decodeImage(data, 4, &l)
+		if l.in != want || l.out != want {
+			t.Errorf("an image took %d turns and left %d, want %d", l.in, l.out, want)
+		}
+	}
+}
