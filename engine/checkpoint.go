@@ -10,13 +10,11 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-
-	"anynetx/bindings"
 )
 
 // A checkpoint: magic, version (4 bytes), length of the header (4 bytes), header (JSON), the state, extra bytes of the caller, and the
-// SHA-256 of all that. Numbers are little-endian. The state is the state buffer as it is, whose layout depends on the network and the dtype alone, so
-// a checkpoint fits every back end; the header's table names what lies in it.
+// SHA-256 of all that. Numbers are little-endian. The state is the state buffer of a run by itself, whose layout depends on the network and the
+// dtype alone, so a checkpoint fits every back end and group; the header's table names what lies in it.
 const (
 	checkpointMagic   = "anynetx\x00"
 	checkpointVersion = 1
@@ -68,31 +66,10 @@ type checkpointEntry struct {
 	CRC32C uint32 `json:"crc32c"`
 }
 
-// checkpointTable names what lies in a state, in order and without a gap but padding.
-func checkpointTable(l *layout, state []byte) []checkpointEntry {
-	var table []checkpointEntry
-	put := func(name, dtype string, shape []int, offset int64, size int) {
-		count := size
-		for _, n := range shape {
-			count *= n
-		}
-		table = append(table, checkpointEntry{name, dtype, shape, offset, crc32.Checksum(state[offset:offset+int64(count)], castagnoli)})
-	}
-	for _, base := range []struct {
-		suffix string
-		offset int64
-	}{{"", 0}, {"#momentum", l.momentum}} {
-		for _, e := range l.parameters {
-			put(e.Name+base.suffix, "F32", e.Shape[:], base.offset+e.offset, 4)
-		}
-	}
-	for _, e := range l.running {
-		put(e.Name, "F32", e.Shape[:], e.offset, 4)
-	}
-	put("#training counters", "F64", []int{bindings.Counters}, l.training, 8)
-	put("#test counters", "F64", []int{bindings.Counters}, l.testing, 8)
-	if l.lossScale != 0 {
-		put("#loss scale", "F32", []int{bindings.Scales}, l.lossScale, 4)
+// checkpointTable names what lies in a state.
+func checkpointTable(l *layout, state []byte) (table []checkpointEntry) {
+	for _, p := range l.parts() {
+		table = append(table, checkpointEntry{p.name, p.dtype, p.shape, p.offset, crc32.Checksum(state[p.offset:p.offset+p.bytes], castagnoli)})
 	}
 	return table
 }
@@ -113,7 +90,7 @@ func (t *Trainer) WriteCheckpoint(w io.Writer, extra []byte) error {
 	return writeCheckpoint(w, checkpointHeader{
 		Config: config, Architecture: t.config.Network.Architecture.ID(), Epoch: t.epoch, Step: t.step,
 		Library: t.ctx.Library().SHA256, Device: t.ctx.Info().Model,
-	}, t.layout, state, extra)
+	}, t.saved, state, extra)
 }
 
 // writeCheckpoint fills in what the header says of state and extra.
@@ -152,7 +129,7 @@ const AnyLibrary ReadOption = 1
 // ReadCheckpoint takes the run to where WriteCheckpoint left it, and returns the extra bytes. Nothing changes unless all of the
 // checkpoint is whole (else ErrDamaged) and of this run, library and device model (else ErrOther).
 func (t *Trainer) ReadCheckpoint(r io.Reader, options ...ReadOption) (extra []byte, err error) {
-	header, state, extra, err := readCheckpoint(r, t.layout)
+	header, state, extra, err := readCheckpoint(r, t.saved)
 	if err != nil {
 		return nil, err
 	}

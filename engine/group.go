@@ -11,11 +11,12 @@ import (
 	"anynetx/bindings"
 )
 
-// Group is runs of one architecture that train in common launches, for networks too small to fill a device one by one: their records are
-// the same, their data sets, seeds, learning rates and lengths need not be. State and arena of its trainers lie behind one another in two
-// buffers, a place for each. A run's bits are those it has alone, so a trainer of a group is a trainer like any other: it is
-// initialized, stepped alone, evaluated, checkpointed and closed whenever its owner likes. Where the back end runs one model a launch
-// the trainers step in turn. Like its context it is used by one goroutine at a time.
+// Group is runs of one architecture that train in common launches, for networks too small to fill a device one by one: their recipes are
+// the same, their data sets, classes, seeds, learning rates and lengths need not be. State and arena of its trainers lie behind one another
+// in two buffers, a place for each, as those of the run of most classes do: all but head and loss has the same offset in every place.
+// A run's bits are those it has alone, so a trainer of a group is a trainer like any other: it is initialized, stepped alone, evaluated,
+// checkpointed and closed whenever its owner likes. Where the back end runs one model a launch the trainers step in turn. Like its context
+// it is used by one goroutine at a time.
 type Group struct {
 	ctx          *bindings.Context
 	trainers     []*Trainer
@@ -27,36 +28,58 @@ type Group struct {
 // span is the places from first up to, not including, end.
 type span struct{ first, end int }
 
-// NewGroup makes the trainers of runs whose networks, batches, dtypes and recipes agree in all that is part of a record.
-// The number of classes is: a wider head would add up in another order.
+// NewGroup makes the trainers of runs whose networks (but for the classes), batches, dtypes and recipes agree in all that is part of a record.
 func NewGroup(ctx *bindings.Context, configs []Config, data []*Data) (*Group, error) {
 	if len(configs) == 0 || len(configs) != len(data) {
 		return nil, fmt.Errorf("a group of %d runs on %d data sets: give one for each", len(configs), len(data))
 	}
 	g := &Group{ctx: ctx, programs: map[span]*bindings.Program{}}
 	for i, c := range configs {
-		t, err := planTrainer(ctx, c, data[i], planOptions{})
-		if err == nil && i > 0 {
-			err = sameRecords(g.trainers[0], t)
-		}
+		t, err := planTrainer(ctx, c, data[i], planOptions{classes: mostClasses(configs)})
 		if err != nil {
 			return nil, err
 		}
 		t.group = g
 		g.trainers = append(g.trainers, t)
 	}
-	if err := g.bind(); err != nil {
+	order, err := places(g.trainers)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.bind(order); err != nil {
 		g.Close()
 		return nil, err
 	}
 	return g, nil
 }
 
+func mostClasses(configs []Config) (most int) {
+	for _, c := range configs {
+		if c.Network != nil {
+			most = max(most, c.Network.Setting.Classes)
+		}
+	}
+	return most
+}
+
+// places gives each of planned trainers its place in a group, and the trainers in that order; an error if they do not fit into one.
+func places(trainers []*Trainer) ([]*Trainer, error) {
+	// The run that ends last has the first place: those that are left over stand together. Beside it stands what has as many classes.
+	order := slices.Clone(trainers)
+	slices.SortStableFunc(order, func(a, b *Trainer) int {
+		return cmp.Or(cmp.Compare(b.stepsInAll(), a.stepsInAll()), cmp.Compare(a.saved.classes, b.saved.classes))
+	})
+	for place, t := range order {
+		t.place = place
+		if err := sameRecords(trainers[0], t); err != nil {
+			return nil, err
+		}
+	}
+	return order, nil
+}
+
 // bind takes the group's memory.
-func (g *Group) bind() (err error) {
-	// The run that ends last has the first place: those that are left over stand together.
-	order := slices.Clone(g.trainers)
-	slices.SortStableFunc(order, func(a, b *Trainer) int { return cmp.Compare(b.stepsInAll(), a.stepsInAll()) })
+func (g *Group) bind(order []*Trainer) (err error) {
 	memory, count := order[0].memory, int64(len(order))
 	if g.state, err = roomFor(g.ctx, "states", count*memory.StateBytes); err != nil {
 		return err
@@ -64,8 +87,8 @@ func (g *Group) bind() (err error) {
 	if g.arena, err = roomFor(g.ctx, "arenas", count*memory.ArenaBytes); err != nil {
 		return err
 	}
-	for place, t := range order {
-		t.place, t.state, t.arena = place, g.state, g.arena
+	for _, t := range order {
+		t.state, t.arena = g.state, g.arena
 		if err := t.bind(); err != nil {
 			return err
 		}
@@ -75,16 +98,19 @@ func (g *Group) bind() (err error) {
 
 func (t *Trainer) stepsInAll() int { return t.steps * (t.config.Epochs - t.config.StartEpoch) }
 
-// sameRecords is an error unless two runs can share their launches: every op is the same, and every tensor lies at the same place.
+// sameRecords is an error unless two runs can share their launches: every op is the same at the same places, but for what goes by the classes.
 func sameRecords(a, b *Trainer) error {
 	p, q := a.lowered[trainMode], b.lowered[trainMode]
-	same := a.memory.StateBytes == b.memory.StateBytes && a.memory.ArenaBytes == b.memory.ArenaBytes && slices.Equal(p.ops, q.ops) && len(p.tensors) == len(q.tensors)
-	for i := 0; same && i < len(p.tensors); i++ {
-		own := p.tensors[i].Buffer == dataBuffer || p.tensors[i].Buffer == sampleBuffer
-		same = own || p.tensors[i].Tensor == q.tensors[i].Tensor
+	same := a.memory.StateBytes == b.memory.StateBytes && a.memory.ArenaBytes == b.memory.ArenaBytes && len(p.ops) == len(q.ops)
+	for i := 0; same && i < len(p.ops); i++ {
+		op := p.ops[i]
+		if p.perClass(op) {
+			op.K, op.C = q.ops[i].K, q.ops[i].C
+		}
+		same = op == q.ops[i] && (op.Kind == bindings.Input || p.perClass(op) || sameOp(p, q, i))
 	}
 	if !same {
-		return anynetx.Inputf("runs of tasks %s and %s do not fit into one group: architecture, stem, resolution, classes, batch, dtype and all of the recipe but learning rates must be the same", a.config.Task, b.config.Task)
+		return anynetx.Inputf("runs of tasks %s and %s do not fit into one group: architecture, stem, resolution, batch, dtype and all of the recipe but learning rates must be the same", a.config.Task, b.config.Task)
 	}
 	return nil
 }
@@ -184,7 +210,16 @@ func (g *Group) program(s span) (*bindings.Program, error) {
 			delete(g.programs, other)
 		}
 	}
-	d, own := g.joined(s)
+	members := make([]*Trainer, s.end-s.first)
+	for _, t := range g.trainers {
+		if t.place >= s.first && t.place < s.end {
+			members[t.place-s.first] = t
+		}
+	}
+	d, own := joined(members), []*bindings.Buffer{g.state, g.arena}
+	for _, t := range members {
+		own = append(own, t.data.buffer, t.samples)
+	}
 	p, err := g.ctx.NewProgram(d, own)
 	var native *bindings.Error
 	if errors.As(err, &native) && native.Status == bindings.Unsupported {
@@ -201,57 +236,74 @@ func (g *Group) program(s span) (*bindings.Program, error) {
 	return p, nil
 }
 
-// joined is the training program of a span: an input op for each trainer, whose data set is its own, and every other op for all at once.
-func (g *Group) joined(s span) (bindings.ProgramDesc, []*bindings.Buffer) {
-	members := make([]*Trainer, s.end-s.first)
-	for _, t := range g.trainers {
-		if t.place >= s.first && t.place < s.end {
-			members[t.place-s.first] = t
-		}
+// joined is the training program of neighbouring trainers: an op that neighbours have in common is one for all of them. That is all but
+// the input, since each has a data set of its own, and what goes by the number of classes. Its buffers are the group's two, then data and
+// samples of each trainer.
+func joined(members []*Trainer) bindings.ProgramDesc {
+	d := bindings.ProgramDesc{Slots: slots * len(members)}
+	numbers := make([]map[int32]int32, len(members)) // of each member's tensors in the program
+	for m := range numbers {
+		numbers[m] = map[int32]int32{}
 	}
-	first, count := members[0], int32(len(members))
-	d := first.lowered[trainMode].desc()
-	strides := map[int32]int64{stateBuffer: first.memory.StateBytes, arenaBuffer: first.memory.ArenaBytes}
-	for i := range d.Tensors {
-		t := &d.Tensors[i]
-		t.Offset += uint64(first.at(t.Buffer))
-		t.Stride = uint64(strides[t.Buffer])
-	}
-	own := []*bindings.Buffer{g.state, g.arena}
-	var inputs, rest []bindings.Op
-	for _, op := range d.Ops {
-		if op.Kind != bindings.Input {
-			op.Models = count
-			rest = append(rest, joinSlots(op, count, 0))
-			continue
-		}
-		for m, t := range members {
-			mine := joinSlots(op, count, int32(m))
-			again := func(ids []int32) { // the same tensors, of member m
-				for k, id := range ids {
-					if id < 0 {
-						continue
-					}
-					tensor := t.lowered[trainMode].tensors[id].Tensor
-					tensor.Offset += uint64(t.at(tensor.Buffer))
-					tensor.Stride = d.Tensors[id].Stride
-					if tensor.Buffer >= dataBuffer {
-						tensor.Buffer += int32(m) * (buffers - dataBuffer)
-					}
-					d.Tensors = append(d.Tensors, tensor)
-					ids[k] = int32(len(d.Tensors) - 1)
+	number := func(m int, ids []int32) {
+		for i, id := range ids {
+			if id < 0 {
+				continue
+			}
+			if _, ok := numbers[m][id]; !ok {
+				t := members[m]
+				tensor := t.lowered[trainMode].tensors[id].Tensor
+				tensor.Offset += uint64(t.at(tensor.Buffer))
+				switch tensor.Buffer {
+				case stateBuffer:
+					tensor.Stride = uint64(t.memory.StateBytes)
+				case arenaBuffer:
+					tensor.Stride = uint64(t.memory.ArenaBytes)
+				default:
+					tensor.Buffer += int32(m) * (buffers - dataBuffer)
 				}
+				numbers[m][id] = int32(len(d.Tensors))
+				d.Tensors = append(d.Tensors, tensor)
 			}
-			if m > 0 {
-				again(mine.In[:])
-				again(mine.Out[:])
-			}
-			inputs = append(inputs, mine)
-			own = append(own, t.data.buffer, t.samples)
+			ids[i] = numbers[m][id]
 		}
 	}
-	d.Ops, d.Slots = append(inputs, rest...), slots*len(members)
-	return d, own
+	for i := range members[0].lowered[trainMode].ops {
+		for m := 0; m < len(members); {
+			p := members[m].lowered[trainMode]
+			op, first := p.ops[i], m
+			for m++; m < len(members) && sameOp(p, members[m].lowered[trainMode], i); m++ {
+			}
+			number(first, op.In[:])
+			number(first, op.Out[:])
+			op.Models = int32(m - first)
+			d.Ops = append(d.Ops, joinSlots(op, int32(len(members)), int32(first)))
+		}
+	}
+	return d
+}
+
+// perClass says whether an op goes by the number of classes.
+func (p *program) perClass(op bindings.Op) bool {
+	return slices.ContainsFunc(tensorsOf(op), func(id int32) bool { return p.tensors[id].perClass })
+}
+
+// tensorsOf are the tensors that an op names.
+func tensorsOf(op bindings.Op) []int32 {
+	return slices.DeleteFunc(slices.Concat(op.In[:], op.Out[:]), func(id int32) bool { return id < 0 })
+}
+
+// sameOp says whether op i of two programs is the same and works at the same places of what lies in a group.
+func sameOp(p, q *program, i int) bool {
+	if p.ops[i] != q.ops[i] {
+		return false
+	}
+	for _, id := range tensorsOf(p.ops[i]) {
+		if p.tensors[id].Buffer >= dataBuffer || p.tensors[id].Tensor != q.tensors[id].Tensor {
+			return false
+		}
+	}
+	return true
 }
 
 // joinSlots is the op whose scalars are those of member m on: the members' values of a slot stand behind one another.

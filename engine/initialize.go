@@ -21,9 +21,9 @@ func (t *Trainer) initialize(w *Weights, head bool) error {
 		return fmt.Errorf("the run starts with epoch %d, so it goes on from another run's state: call ContinueFrom", t.config.StartEpoch)
 	}
 	stream := t.stream("init")
-	state := make([]byte, t.layout.bytes)
+	state := make([]byte, t.saved.bytes)
 	headName := t.config.Network.Head.Name + "."
-	for _, list := range [][]entry{t.layout.parameters, t.layout.running} {
+	for _, list := range [][]entry{t.saved.parameters, t.saved.running} {
 		for _, e := range list {
 			values := make([]float32, e.Count())
 			if w != nil && (head || !strings.HasPrefix(e.Name, headName)) {
@@ -36,7 +36,7 @@ func (t *Trainer) initialize(w *Weights, head bool) error {
 			copy(state[e.offset:], bindings.Bytes(values))
 		}
 	}
-	if at := t.layout.lossScale; at != 0 {
+	if at := t.saved.lossScale; at != 0 {
 		copy(state[at:], bindings.Bytes([]float32{firstScale}))
 	}
 	return t.setState(state, t.config.StartEpoch, 0)
@@ -45,7 +45,7 @@ func (t *Trainer) initialize(w *Weights, head bool) error {
 // ContinueFrom takes weights, momentum and running statistics from the checkpoint of another run of the same network, whose last epoch
 // stands right before this run's StartEpoch. Recipe, schedule and data may be others.
 func (t *Trainer) ContinueFrom(r io.Reader) error {
-	header, state, _, err := readCheckpoint(r, t.layout)
+	header, state, _, err := readCheckpoint(r, t.saved)
 	if err != nil {
 		return err
 	}
@@ -59,9 +59,9 @@ func (t *Trainer) ContinueFrom(r io.Reader) error {
 	return t.setState(state, header.Epoch, 0)
 }
 
-// setState writes a whole state and takes its position.
+// setState writes a whole state, as a checkpoint has it, and takes its position.
 func (t *Trainer) setState(state []byte, epoch, step int) error {
-	if err := t.write(0, state); err != nil {
+	if err := t.write(0, t.saved.moved(state, t.layout)); err != nil {
 		t.ready = false
 		return err
 	}
@@ -69,11 +69,14 @@ func (t *Trainer) setState(state []byte, epoch, step int) error {
 	return nil
 }
 
-// readState reads the whole state.
+// readState reads the whole state, as a checkpoint has it.
 func (t *Trainer) readState() ([]byte, error) {
 	if !t.ready {
 		return nil, fmt.Errorf("the trainer has no weights yet: call Initialize or ReadCheckpoint first")
 	}
 	state := make([]byte, t.layout.bytes)
-	return state, t.read(0, state)
+	if err := t.read(0, state); err != nil {
+		return nil, err
+	}
+	return t.layout.moved(state, t.saved), nil
 }

@@ -30,6 +30,7 @@ type tensor struct {
 	bindings.Tensor
 	name        string
 	fixed       bool // its offset is given (state, data, gradients), not planned
+	perClass    bool // its channels are the classes
 	first, last int  // ops that write it first and touch it last, once lowered
 	bytes       int64
 }
@@ -117,7 +118,12 @@ func lower(c Config, l *layout, src source, m mode) *program {
 	gap := bindings.NewOp(bindings.GapFwd)
 	gap.N, gap.H, gap.W, gap.C, gap.P, gap.Q, gap.K = b.batch, int32(last.P), int32(last.Q), width, 1, 1, width
 	b.add(gap, []int32{x}, []int32{pooled})
-	logits := b.activation("logits", 1, 1, classes)
+	scores := func(name string) int32 {
+		id := b.activation(name, 1, 1, classes)
+		b.tensors[id].perClass = true
+		return id
+	}
+	logits := scores("logits")
 	weight := b.state(n.Head.Name+".weight", 0, classes, 1, 1, width)
 	b.add(convOp(bindings.ConvFwd, b.batch, &n.Head), []int32{pooled, -1, -1, weight, b.vector(n.Head.Name+".bias", n.Head.K)}, []int32{logits})
 	xent := bindings.NewOp(bindings.Xent)
@@ -131,7 +137,7 @@ func lower(c Config, l *layout, src source, m mode) *program {
 		return b.finish()
 	}
 	counters := b.counters("counters", l.training)
-	dlogits := b.activation("d logits", 1, 1, classes)
+	dlogits := scores("d logits")
 	scale := b.lossScale()
 	b.add(xent, []int32{logits, labels, scale}, []int32{counters, dlogits})
 

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"sort"
@@ -8,15 +9,80 @@ import (
 	"anynetx/bindings"
 )
 
-// Memory is what a run takes on the device beside the data set, known before it starts.
+// Memory is what runs take on the device beside data sets and sample tables, known before they start.
 type Memory struct{ StateBytes, ArenaBytes, WorkspaceBytes int64 }
 
 // Total is all of it.
 func (m Memory) Total() int64 { return m.StateBytes + m.ArenaBytes + m.WorkspaceBytes }
 
-// planOptions: everything that tests vary about a plan; the zero value is how runs are planned.
+// planOptions: what is not of the run itself about its plan; the zero value is how a run by itself is planned.
 type planOptions struct {
-	allLive bool // every tensor on its own memory, and none transient
+	classes int  // room for a head of so many, as another of its group has
+	allLive bool // for tests: every tensor on its own memory, and none transient
+}
+
+// PlanMemory tells what a run will take, or several as a Group, without taking it: all places, each run's own programs and the common one.
+// What a group falls into when some have ended takes no more.
+func PlanMemory(ctx *bindings.Context, configs ...Config) (m Memory, err error) {
+	var runs []*Trainer
+	for _, c := range configs {
+		if err := c.validate(ctx); err != nil {
+			return Memory{}, err
+		}
+		t := &Trainer{ctx: ctx, config: c}
+		size := c.Network.Setting.Resolution // any set will do: what it takes is not counted here
+		train, test, _ := placeData(size, size, 3, c.Recipe.Batch, c.Recipe.Batch)
+		t.test = test
+		if err := t.plan(train, planOptions{classes: mostClasses(configs)}); err != nil {
+			return Memory{}, err
+		}
+		m.StateBytes += t.memory.StateBytes
+		m.ArenaBytes += t.memory.ArenaBytes
+		m.WorkspaceBytes += t.memory.WorkspaceBytes
+		runs = append(runs, t)
+	}
+	if len(runs) < 2 {
+		return m, nil
+	}
+	if runs, err = places(runs); err != nil {
+		return Memory{}, err
+	}
+	common, err := ctx.Workspace(joined(runs))
+	var native *bindings.Error
+	if errors.As(err, &native) && native.Status == bindings.Unsupported { // they step in turn
+		return m, nil
+	}
+	if err != nil {
+		return Memory{}, fmt.Errorf("workspace of the train program of %d models: %w", len(runs), err)
+	}
+	m.WorkspaceBytes += common
+	return m, nil
+}
+
+func memoryOf(ctx *bindings.Context, l *layout, arena int64, programs []*program) (Memory, error) {
+	m := Memory{StateBytes: l.bytes, ArenaBytes: arena}
+	for _, p := range programs {
+		bytes, err := ctx.Workspace(p.desc())
+		if err != nil {
+			return Memory{}, fmt.Errorf("workspace of the %s program: %w", p.mode, err)
+		}
+		m.WorkspaceBytes += bytes
+	}
+	return m, nil
+}
+
+// lowerAll lowers the three programs and plans their common arena.
+func lowerAll(ctx *bindings.Context, c Config, l *layout, train, test source, options planOptions) ([]*program, int64, error) {
+	var programs []*program
+	for _, m := range []mode{trainMode, statisticsMode, evaluateMode} {
+		src := train
+		if m == evaluateMode {
+			src = test
+		}
+		programs = append(programs, lower(c, l, src, m))
+	}
+	bytes, err := plan(ctx, programs, l, options)
+	return programs, bytes, err
 }
 
 // plan gives every tensor of the arena an offset, behind the flat gradients, which keep their place (and the zeros between them) in all
@@ -30,7 +96,11 @@ func plan(ctx *bindings.Context, programs []*program, l *layout, options planOpt
 			if t.fixed {
 				continue
 			}
-			bytes, err := ctx.TensorBytes(t.Tensor)
+			widest := t.Tensor
+			if t.perClass {
+				widest.C = int32(l.classes)
+			}
+			bytes, err := ctx.TensorBytes(widest)
 			if err != nil {
 				return 0, fmt.Errorf("size of tensor %s: %w", t.name, err)
 			}

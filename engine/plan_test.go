@@ -54,7 +54,7 @@ func overlap(p *program) error {
 // lowered plans the three programs of a network.
 func lowered(t testing.TB, ctx *bindings.Context, n *anynetx.Network, r Recipe, options planOptions) ([]*program, *layout, int64) {
 	t.Helper()
-	l := newLayout(n, "fp32")
+	l := newLayout(n, "fp32", 0)
 	train, test, _ := placeData(n.Setting.Resolution, n.Setting.Resolution, 3, 2*r.Batch, r.Batch)
 	placeSamples(&train, &test, r.Batch)
 	programs, bytes, err := lowerAll(ctx, Config{Network: n, Recipe: r, DType: "fp32"}, l, train, test, options)

@@ -66,7 +66,8 @@ type Trainer struct {
 	ctx         *bindings.Context
 	config      Config
 	data        *Data
-	layout      *layout
+	layout      *layout // of its state on the device
+	saved       *layout // of its checkpoints: without room for a wider head
 	memory      Memory
 	group       *Group // whose memory it lies in, or nil
 	place       int    // in the group
@@ -116,48 +117,6 @@ func (c *Config) validate(ctx *bindings.Context) error {
 	return nil
 }
 
-// lowerAll lowers the three programs and plans their common arena.
-func lowerAll(ctx *bindings.Context, c Config, l *layout, train, test source, options planOptions) ([]*program, int64, error) {
-	var programs []*program
-	for _, m := range []mode{trainMode, statisticsMode, evaluateMode} {
-		src := train
-		if m == evaluateMode {
-			src = test
-		}
-		programs = append(programs, lower(c, l, src, m))
-	}
-	bytes, err := plan(ctx, programs, l, options)
-	return programs, bytes, err
-}
-
-// PlanMemory tells what a run will take beside the data set, without taking it.
-func PlanMemory(ctx *bindings.Context, c Config) (Memory, error) {
-	if err := c.validate(ctx); err != nil {
-		return Memory{}, err
-	}
-	l := newLayout(c.Network, c.DType)
-	size := c.Network.Setting.Resolution // any set will do: what it takes is not counted here
-	train, test, _ := placeData(size, size, 3, c.Recipe.Batch, c.Recipe.Batch)
-	placeSamples(&train, &test, c.Recipe.Batch)
-	programs, arena, err := lowerAll(ctx, c, l, train, test, planOptions{})
-	if err != nil {
-		return Memory{}, err
-	}
-	return memoryOf(ctx, l, arena, programs)
-}
-
-func memoryOf(ctx *bindings.Context, l *layout, arena int64, programs []*program) (Memory, error) {
-	m := Memory{StateBytes: l.bytes, ArenaBytes: arena}
-	for _, p := range programs {
-		bytes, err := ctx.Workspace(p.desc())
-		if err != nil {
-			return Memory{}, fmt.Errorf("workspace of the %s program: %w", p.mode, err)
-		}
-		m.WorkspaceBytes += bytes
-	}
-	return m, nil
-}
-
 // NewTrainer makes the programs and memory of a run. Then Initialize, InitializeFrom, ContinueFrom or ReadCheckpoint. Close it when done.
 func NewTrainer(ctx *bindings.Context, c Config, data *Data) (*Trainer, error) {
 	return newTrainer(ctx, c, data, planOptions{})
@@ -205,16 +164,26 @@ func planTrainer(ctx *bindings.Context, c Config, data *Data, options planOption
 	if classes := c.Network.Setting.Classes; classes != len(data.set.Classes) {
 		return nil, anynetx.Inputf("data set %s has %d classes and the network %d; set the task's classes to the set's", data.set.Name, len(data.set.Classes), classes)
 	}
-	t := &Trainer{ctx: ctx, config: c, data: data, layout: newLayout(c.Network, c.DType), epoch: c.StartEpoch, steps: images / c.Recipe.Batch, test: data.test}
-	train := data.train
+	t := &Trainer{ctx: ctx, config: c, data: data, epoch: c.StartEpoch, steps: images / c.Recipe.Batch, test: data.test}
+	return t, t.plan(data.train, options)
+}
+
+// plan lowers the run's programs and places all that they touch.
+func (t *Trainer) plan(train source, options planOptions) error {
+	c := t.config
+	t.saved = newLayout(c.Network, c.DType, 0)
+	t.layout = t.saved
+	if options.classes > t.saved.classes {
+		t.layout = newLayout(c.Network, c.DType, options.classes)
+	}
 	t.sampleBytes = placeSamples(&train, &t.test, c.Recipe.Batch)
-	programs, arena, err := lowerAll(ctx, c, t.layout, train, t.test, options)
+	programs, arena, err := lowerAll(t.ctx, c, t.layout, train, t.test, options)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	t.lowered = programs
-	t.memory, err = memoryOf(ctx, t.layout, arena, programs)
-	return t, err
+	t.memory, err = memoryOf(t.ctx, t.layout, arena, programs)
+	return err
 }
 
 // bind makes the sample tables and the programs of a trainer whose state and arena are there.
@@ -272,7 +241,7 @@ func (t *Trainer) Close() {
 	}
 }
 
-// Memory is what PlanMemory said.
+// Memory is what the run takes by itself, or as one of its group.
 func (t *Trainer) Memory() Memory { return t.memory }
 
 // Kernels says how many ops of a training step each kernel is run for; nil where the back end has no names for them.

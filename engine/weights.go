@@ -38,7 +38,7 @@ func (t *Trainer) Weights() (*Weights, error) {
 		"network":      t.config.Network.Architecture.String(),
 		"task":         t.config.Task,
 	}}
-	for _, list := range [][]entry{t.layout.parameters, t.layout.running} {
+	for _, list := range [][]entry{t.saved.parameters, t.saved.running} {
 		for _, e := range list {
 			values := make([]float32, e.Count())
 			for i := range values {

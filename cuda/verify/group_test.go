@@ -19,8 +19,17 @@ type ending struct {
 	state   []byte
 }
 
-// member is run m of a test: data sets, lengths, seeds and rates differ; that of run 1 diverges.
-func member(n *anynetx.Network, dtype string, m int) (engine.Config, int) {
+// member is run m of a test: data sets, classes, lengths, seeds and rates differ; that of run 1 diverges.
+func member(t *testing.T, dtype string, m int) (engine.Config, int) {
+	t.Helper()
+	a := anynetx.Architecture{
+		{Depth: 1, Width: 8, Bottleneck: 1, GroupWidth: 4}, {Depth: 1, Width: 8, Bottleneck: 1, GroupWidth: 8},
+		{Depth: 1, Width: 10, Bottleneck: 1, GroupWidth: 5}, {Depth: 1, Width: 16, Bottleneck: 1, GroupWidth: 16},
+	}
+	n, err := anynetx.Build(a, anynetx.Setting{Stem: anynetx.SimpleStemIN, StemWidth: 8, Strides: [4]int{1, 2, 1, 1}, Resolution: 8, Classes: []int{10, 7, 100}[m%3]})
+	if err != nil {
+		t.Fatal(err)
+	}
 	r := engine.DefaultRecipe()
 	r.Batch, r.PreciseBNImages, r.LearningRate, r.WarmupEpochs = 8, 8, 0.02*float64(1+m), 0
 	epochs := 1
@@ -31,13 +40,13 @@ func member(n *anynetx.Network, dtype string, m int) (engine.Config, int) {
 }
 
 // together trains the first `count` runs as a group, each to the end of its epochs or to its divergence.
-func together(t *testing.T, ctx *bindings.Context, n *anynetx.Network, dtype string, count int) []ending {
+func together(t *testing.T, ctx *bindings.Context, dtype string, count int) []ending {
 	t.Helper()
 	var configs []engine.Config
 	var sets []*engine.Data
 	for m := range count {
-		c, images := member(n, dtype, m)
-		data, err := engine.LoadData(ctx, patterns(n.Setting.Resolution, n.Setting.Classes, images, 8))
+		c, images := member(t, dtype, m)
+		data, err := engine.LoadData(ctx, patterns(c.Network.Setting.Resolution, c.Network.Setting.Classes, images, 8))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -92,14 +101,6 @@ func together(t *testing.T, ctx *bindings.Context, n *anynetx.Network, dtype str
 // TestGroup: runs that train in common launches end in the bits, results and failures that each has alone, whoever shares the launch and
 // however early others leave.
 func TestGroup(t *testing.T) {
-	a := anynetx.Architecture{
-		{Depth: 1, Width: 8, Bottleneck: 1, GroupWidth: 4}, {Depth: 1, Width: 8, Bottleneck: 1, GroupWidth: 8},
-		{Depth: 1, Width: 10, Bottleneck: 1, GroupWidth: 5}, {Depth: 1, Width: 16, Bottleneck: 1, GroupWidth: 16},
-	}
-	n, err := anynetx.Build(a, anynetx.Setting{Stem: anynetx.SimpleStemIN, StemWidth: 8, Strides: [4]int{1, 2, 1, 1}, Resolution: 8, Classes: 4})
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, dtype := range []string{"fp16", "fp32", "bf16"} {
 		t.Run(dtype, func(t *testing.T) {
 			t.Parallel()
@@ -110,14 +111,14 @@ func TestGroup(t *testing.T) {
 			}
 			var alone []ending
 			for m := range slices.Max(counts) {
-				c, images := member(n, dtype, m)
+				c, images := member(t, dtype, m)
 				alone = append(alone, single(t, ctx, c, images))
 			}
 			if alone[1].failure == "<nil>" || alone[0].failure != "<nil>" {
 				t.Fatalf("run 1 was to diverge, run 0 not: %s, %s", alone[1].failure, alone[0].failure)
 			}
 			for _, count := range counts {
-				for m, e := range together(t, ctx, n, dtype, count) {
+				for m, e := range together(t, ctx, dtype, count) {
 					if !bytes.Equal(e.state, alone[m].state) || e.failure != alone[m].failure || fmt.Sprint(e.results) != fmt.Sprint(alone[m].results) {
 						t.Errorf("run %d of %d: %v, %s; alone %v, %s; the same state: %v", m, count, e.results, e.failure, alone[m].results, alone[m].failure, bytes.Equal(e.state, alone[m].state))
 					}
