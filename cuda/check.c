@@ -367,8 +367,11 @@ static uint64_t memory_of(const anx_tensor *t) {
 
 int anx_cuda_overlap(const anx_tensor *x, const anx_tensor *y, int32_t models) {
   if (x->buffer != y->buffer) return 0;
-  if (models > 1 && x->stride && x->stride == y->stride) /* it is the places within the stride that must not meet */
+  if (models > 1 && x->stride && x->stride == y->stride) { /* the places within the stride must not meet, of models that both have */
+    const uint64_t a = x->offset / x->stride, b = y->offset / x->stride;
+    if ((a > b ? a - b : b - a) >= (uint64_t)models) return 0;
     return x->offset % x->stride < y->offset % y->stride + memory_of(y) && y->offset % y->stride < x->offset % x->stride + memory_of(x);
+  }
   const uint64_t others = (uint64_t)(models - 1);
   return x->offset < y->offset + others * y->stride + memory_of(y) && y->offset < x->offset + others * x->stride + memory_of(x);
 }

@@ -202,7 +202,7 @@ template <class T> static anx_status emit_typed(Emitter &e) {
   }
 }
 
-constexpr uint64_t held_most = 64 << 20; // workspace that filter gradients may wait in
+constexpr uint64_t held_most = 64 << 20; // workspace a model that filter gradients may wait in
 
 anx_status Emitter::emit(int i) {
   if (i == done) return ANX_OK;
@@ -210,7 +210,8 @@ anx_status Emitter::emit(int i) {
   number = i;
   const bool norm = o->kind == ANX_BN_FWD_COEF || o->kind == ANX_BN_BWD_COEF;
   if (!norm) flush(); // a batch norm first takes its own
-  if (touches_waiting_filters() || (!norm && held > held_most)) flush_filters();
+  const uint64_t waiting_models = waiting_filters.empty() ? 1 : uint64_t(ops[waiting_filters.back().number].models);
+  if (touches_waiting_filters() || (!norm && held > held_most * waiting_models)) flush_filters();
   used = held;
   models = o->models;
   if (models > 1 && context->cudnn) return anx_cuda_fail_op(context, ANX_UNSUPPORTED, number, o, "%d models in one launch; cuDNN runs 1", models);

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 
 	"anynetx/anynetx"
@@ -39,32 +40,54 @@ func member(t *testing.T, dtype string, m int) (engine.Config, int) {
 	return engine.Config{Network: n, Recipe: r, Epochs: epochs, DType: dtype, Seed: uint64(7 + m), Task: fmt.Sprint("set ", m)}, 8 + m%2*8
 }
 
-// together trains the first `count` runs as a group, each to the end of its epochs or to its divergence.
-func together(t *testing.T, ctx *bindings.Context, dtype string, count int) []ending {
+// group is runs of a test as a group, with their first weights. Who closes it leaves the context as it was.
+func group(t *testing.T, ctx *bindings.Context, dtype string, numbers ...int) (g *engine.Group, closeAll func(), err error) {
 	t.Helper()
 	var configs []engine.Config
 	var sets []*engine.Data
-	for m := range count {
+	closeAll = func() {
+		if g != nil {
+			g.Close()
+		}
+		for _, d := range sets {
+			d.Close()
+		}
+	}
+	for _, m := range numbers {
 		c, images := member(t, dtype, m)
 		data, err := engine.LoadData(ctx, patterns(c.Network.Setting.Resolution, c.Network.Setting.Classes, images, 8))
 		if err != nil {
-			t.Fatal(err)
+			return nil, closeAll, err
 		}
-		defer data.Close()
 		configs, sets = append(configs, c), append(sets, data)
 	}
-	g, err := engine.NewGroup(ctx, configs, sets)
+	if g, err = engine.NewGroup(ctx, configs, sets); err != nil {
+		return nil, closeAll, err
+	}
+	for _, trainer := range g.Trainers() {
+		if err := trainer.Initialize(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return g, closeAll, nil
+}
+
+// together trains the first `count` runs as a group, each to the end of its epochs or to its divergence.
+func together(t *testing.T, ctx *bindings.Context, dtype string, count int) []ending {
+	t.Helper()
+	var numbers []int
+	for m := range count {
+		numbers = append(numbers, m)
+	}
+	g, closeAll, err := group(t, ctx, dtype, numbers...)
+	defer closeAll()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer g.Close()
 	endings := make([]ending, count)
 	var members []*engine.Trainer
 	number := map[*engine.Trainer]int{}
 	for m, trainer := range g.Trainers() {
-		if err := trainer.Initialize(); err != nil {
-			t.Fatal(err)
-		}
 		members = append(members, trainer)
 		number[trainer] = m
 	}
@@ -160,4 +183,119 @@ func single(t *testing.T, ctx *bindings.Context, c engine.Config, images int) (e
 	}
 	e.failure, e.state = fmt.Sprint(err), state.Bytes()
 	return e
+}
+
+// graphs counts those that a step of the trainers is.
+func graphs(t *testing.T, g *engine.Group, trainers []*engine.Trainer) (count int) {
+	t.Helper()
+	for _, line := range traced(t, func() {
+		if err := errors.Join(g.Step(trainers)...); err != nil {
+			t.Fatal(err)
+		}
+	}) {
+		if line == "graph" {
+			count++
+		}
+	}
+	return count
+}
+
+// TestGroupLaunches: beside the launches of one run a group has a gather for each further run, and for each further number of classes
+// forward, loss (2) and backward (2) of a head; filter gradients of heads are added up by themselves where there are several.
+func TestGroupLaunches(t *testing.T) {
+	onHarness(t)
+	ctx := open(t, backend())
+	launches := func(numbers ...int) (count int) {
+		g, closeAll, err := group(t, ctx, "fp16", numbers...)
+		defer closeAll()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ctx.Trace(bindings.TraceRanges); err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range traced(t, func() {
+			if err := errors.Join(g.Step(g.Trainers())...); err != nil {
+				t.Fatal(err)
+			}
+		}) {
+			if line == "launch" {
+				count++
+			}
+		}
+		if err := ctx.Trace(0); err != nil {
+			t.Fatal(err)
+		}
+		return count
+	}
+	alone := launches(3)
+	for _, group := range []struct {
+		numbers []int
+		classes int
+	}{{[]int{3, 9, 15}, 1}, {[]int{3, 7, 5}, 3}, {[]int{3, 9, 7, 13, 5, 11}, 3}} {
+		want := alone + len(group.numbers) - 1 + 5*(group.classes-1)
+		if group.classes > 1 {
+			want++
+		}
+		got := launches(group.numbers...)
+		if got != want {
+			t.Errorf("runs %v of %d numbers of classes: %d launches, want %d; one run has %d", group.numbers, group.classes, got, want, alone)
+		}
+		t.Logf("%d runs of %d numbers of classes: %d launches; one by one %d", len(group.numbers), group.classes, got, alone*len(group.numbers))
+	}
+}
+
+// TestGroupMemory: PlanMemory is what a group takes, to the byte, also when it has fallen into two pieces. With less it trains one by one.
+func TestGroupMemory(t *testing.T) {
+	onHarness(t)
+	numbers := []int{7, 3, 9, 5, 11} // by place
+	limited := func(limit int64, then func(*engine.Group), numbers ...int) error {
+		t.Setenv("ANX_HOST_MEMORY", strconv.FormatInt(limit, 10))
+		ctx := open(t, backend())
+		defer ctx.Close()
+		g, closeAll, err := group(t, ctx, "fp16", numbers...)
+		defer closeAll()
+		if err == nil {
+			then(g)
+		}
+		return err
+	}
+	plan := func(numbers ...int) int64 {
+		var configs []engine.Config
+		for _, m := range numbers {
+			c, _ := member(t, "fp16", m)
+			configs = append(configs, c)
+		}
+		memory, err := engine.PlanMemory(open(t, backend()), configs...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return memory.Total()
+	}
+	least, little := int64(1)<<24, int64(0) // for one run, found by halving: beside its plan it needs data set and sample tables, as large in every run
+	for least-little > 1 {
+		if limit := (least + little) / 2; limited(limit, func(*engine.Group) {}, numbers[0]) == nil {
+			least = limit
+		} else {
+			little = limit
+		}
+	}
+	enough := plan(numbers...) + int64(len(numbers))*(least-plan(numbers[0]))
+	for _, c := range []struct {
+		limit       int64
+		all, pieces int // graphs of a step of all runs, and without the one in the middle
+	}{{enough, 1, 2}, {enough - 1, 5, 2}} {
+		err := limited(c.limit, func(g *engine.Group) {
+			if n := graphs(t, g, g.Trainers()); n != c.all {
+				t.Errorf("with %d bytes, %d being enough, a step is %d graphs, want %d", c.limit, enough, n, c.all)
+			}
+			middle := slices.Index(numbers, 9)
+			if n := graphs(t, g, slices.Delete(slices.Clone(g.Trainers()), middle, middle+1)); n != c.pieces {
+				t.Errorf("with %d bytes, %d being enough, a step without the run in the middle is %d graphs, want %d", c.limit, enough, n, c.pieces)
+			}
+		}, numbers...)
+		if err != nil {
+			t.Errorf("with %d bytes, %d being enough: %v", c.limit, enough, err)
+		}
+	}
 }
