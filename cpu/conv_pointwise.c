@@ -15,10 +15,11 @@
  * What bounds the rest: at C or K of 32 and less, a vector of D (5 cycles from the second level cache) serves only C cycles of multiply-adds of both gradients; transposing A likewise; at 56 px the stores past the caches.
  */
 #include "conv_kernels.h"
+#include "point.h"
 
-#define PANEL_FLOATS 4096 /* of a group of pixels over all reduction channels: 16 KB */
 #define COLUMNS 128       /* rows of A that stay in the second level cache while D's rows pass */
 #define WIDE 64           /* input channels of one panel of the transposed tile */
+#define ROWS 48           /* of the weight gradient that are taken through one such panel together */
 
 
 static void slice_range(const anx_conv_plan *p, int slice, int *first, int *count) {
@@ -126,20 +127,6 @@ static void look_backward(anx_ahead *a, const anx_call *call, const anx_share *s
   look_ahead(a, (const stored *)call->in[BWD_G] + y, p->y_c, p->go, first, count);
 }
 
-/* Output channels k0..k1-1 of `count` pixels, a panel of them after the other. */
-static void product(const anx_forward_tile *base, int k0, int k1, int count) {
-  int panel = PANEL_FLOATS / 16 / base->channels;
-  const int least = anx_forward_width[FORWARD_CHANNELS];
-  if (panel < least) panel = least;
-  for (int at = 0; at < count;) {
-    const int n = anx_part(count, panel, at);
-    anx_forward_tile t = *base;
-    t.x += (size_t)at * 16;
-    FN(anx_forward)(&t, k0, k1, (size_t)at * 16, n);
-    at += n;
-  }
-}
-
 void FN(anx_pointwise_forward)(const anx_call *call, const anx_share *share, float *scratch) {
   const anx_conv_plan *p = &call->conv;
   int first, count;
@@ -162,14 +149,13 @@ void FN(anx_pointwise_forward)(const anx_call *call, const anx_share *share, flo
   anx_ahead ahead = {.idle = (const char *)scratch};
   look_forward(&ahead, call, share);
   anx_ahead_row(&ahead);
-  const anx_forward_tile tile = {
-      .ahead = &ahead, .x = slots, .x_c = x_c, .x_p = 16,
+  const anx_point_tile tile = {
+      .ahead = &ahead, .x = slots, .x_c = x_c,
       .w = anx_filter(call) + (size_t)k_first * (size_t)p->ci, .w_k = (size_t)p->ci, .w_c = 1,
-      .channels = p->ci, .tap_rows = 1, .tap_columns = 1,
-      .y = (stored *)call->out[FWD_Y] + (size_t)k_first * p->y_c + (size_t)first * 16, .y_k = p->y_c, .y_p = 16,
+      .channels = p->ci, .y = (stored *)call->out[FWD_Y] + (size_t)k_first * p->y_c + (size_t)first * 16, .y_k = p->y_c,
       .stream = anx_streams(call->op->n, call->op->p, call->op->q, call->op->k),
       .bias = call->in[FWD_BIAS] ? (const float *)call->in[FWD_BIAS] + k_first : NULL, .sums = sums};
-  product(&tile, share->k0, share->k1, count);
+  FN(anx_point)(&tile, share->k0, share->k1, count);
   if (sums)
     anx_store_partials(call->partial + ((size_t)share->slice * (size_t)call->op->k + (size_t)(k_first + share->k0)) * 2, sums + 32 * share->k0,
                        share->k1 - share->k0);
@@ -220,12 +206,12 @@ static void input_gradient(const anx_call *call, const anx_share *share, const f
   const int masked = call->in[BWD_S] != NULL;
   const float *mean = call->in[call->in[BWD_MEAN] ? BWD_MEAN : BWD_T]; /* no mean: its sums are not wanted */
   if (masked) memset(sums + 32 * share->c0, 0, (size_t)(share->c1 - share->c0) * 32 * sizeof(float));
-  anx_forward_tile t = {
-      .ahead = ahead, .x = d, .x_c = d_k, .x_p = 16,
+  anx_point_tile t = {
+      .ahead = ahead, .x = d, .x_c = d_k,
       .w = anx_filter(call) + (size_t)share->group * (size_t)p->co * (size_t)p->gi, .w_k = 1, .w_c = (size_t)p->gi,
-      .channels = p->co, .tap_rows = 1, .tap_columns = 1, .y_k = strided ? p->a_c : p->x_c, .y_p = 16};
+      .channels = p->co, .y_k = strided ? p->a_c : p->x_c};
   if (strided) {
-    anx_tile_floats(&t, sparse);
+    anx_point_floats(&t, sparse);
   } else {
     t.y = (stored *)call->out[BWD_DX] + at;
     t.stream = anx_streams(call->op->n, call->op->h, call->op->w, call->op->c);
@@ -238,7 +224,7 @@ static void input_gradient(const anx_call *call, const anx_share *share, const f
       t.sums = sums;
     }
   }
-  product(&t, share->c0, share->c1, count);
+  FN(anx_point)(&t, share->c0, share->c1, count);
   if (strided) spread(call, share, sparse, first, count, sums);
   if (call->out[BWD_SUMS])
     anx_store_partials(call->partial + ((size_t)share->slice * (size_t)call->op->c + (size_t)(c_first + share->c0)) * 2, sums + 32 * share->c0,
@@ -249,15 +235,15 @@ static void input_gradient(const anx_call *call, const anx_share *share, const f
 static void weights_by_product(const anx_conv_plan *p, float *dw, const anx_share *share, const float *d, size_t d_k, const float *a, int vectors,
                                anx_ahead *ahead) {
   const int padded = (p->gi + 15) / 16 * 16;
-  float out[FORWARD_CHANNELS * WIDE] __attribute__((aligned(64)));
+  float out[ROWS * WIDE] __attribute__((aligned(64)));
   for (int c0 = 0; c0 < p->gi; c0 += WIDE) {
     const int width = padded - c0 < WIDE ? padded - c0 : WIDE, cn = p->gi - c0 < WIDE ? p->gi - c0 : WIDE;
     for (int k = share->k0; k < share->k1;) {
-      const int kb = anx_part(share->k1 - share->k0, FORWARD_CHANNELS, k - share->k0);
-      anx_forward_tile t = {.ahead = ahead, .x = a + (size_t)c0 * (size_t)vectors * 16, .x_c = (size_t)width, .x_p = 16, .w = d + (size_t)k * d_k,
-                            .w_k = d_k, .w_c = 1, .channels = vectors * 16, .tap_rows = 1, .tap_columns = 1, .y_k = WIDE, .y_p = 16};
-      anx_tile_floats(&t, out);
-      FN(anx_forward)(&t, 0, kb, 0, width / 16);
+      const int kb = share->k1 - k < ROWS ? share->k1 - k : ROWS;
+      anx_point_tile t = {.ahead = ahead, .x = a + (size_t)c0 * (size_t)vectors * 16, .x_c = (size_t)width, .w = d + (size_t)k * d_k, .w_k = d_k,
+                          .w_c = 1, .channels = vectors * 16, .y_k = WIDE};
+      anx_point_floats(&t, out);
+      FN(anx_point)(&t, 0, kb, width / 16);
       for (int i = 0; i < kb; i++) {
         float *row = dw + (size_t)(k + i) * (size_t)p->gi + (size_t)c0;
         if (share->slice) {

@@ -1,12 +1,11 @@
 /* tile.c - all sizes of the register tiles of tile.h, and the choice among them. */
 #define ANX_TILE_BODIES
-#include "tile.h"
+#include "point.h"
 
 #define FORWARD_NAME(KB, PB) [KB][PB] = forward_##KB##_##PB,
 typedef void (*forward_fn)(const anx_forward_tile *, anx_place, int tiles, int rows);
 static const forward_fn forward_table[FORWARD_CHANNELS + 1][FORWARD_PIXELS + 1] = {FORWARD_ALL(FORWARD_NAME)};
 
-/* A row's tiles are as equal as possible: `wide` of them one pixel wider. The sums of a batch norm go from pixel to pixel and row to row. */
 /* A row's tiles are as equal as possible: `wide` of them one pixel wider. The sums of a batch norm go from pixel to pixel and row to row. */
 static void channels(const anx_forward_tile *t, anx_place row, int kb, int count) {
   const int most = anx_forward_width[kb], tiles = (count + most - 1) / most, narrow = count / tiles, wide = count % tiles;
@@ -22,15 +21,24 @@ static void channels(const anx_forward_tile *t, anx_place row, int kb, int count
   }
 }
 
+/* On a 1x1 map only the centre of a filter counts. */
+static void centre(const anx_forward_tile *t, int k0, int k1, size_t at, int count) {
+  anx_ahead nothing = {.line = (const char *)t->x, .end = (const char *)t->x + 4096, .idle = (const char *)t->x};
+  const anx_point_tile centre = {.x = t->x, .x_c = t->x_c, .w = t->w, .w_k = t->w_k, .w_c = t->w_c, .channels = t->channels, .y = t->y + at, .y_k = t->y_k,
+                                 .stream = t->stream, .bias = t->bias, .add = t->add ? t->add + at : NULL, .raw = t->raw ? t->raw + at : NULL, .s = t->s,
+                                 .t = t->t, .mean = t->mean, .sums = t->sums, .ahead = &nothing};
+  FN(anx_point)(&centre, k0, k1, count);
+}
+
 void FN(anx_forward)(const anx_forward_tile *t, int k0, int k1, size_t at, int count) {
+  if (t->tap_rows * t->tap_columns == 1 && t->x_p == 16 && t->y_p == 16 && !t->more_rows) {
+    centre(t, k0, k1, at, count);
+    return;
+  }
   anx_forward_tile other;
-  anx_ahead nothing;
-  if (t->tap_rows * t->tap_columns == 1 && t->x_p == 16 ? !t->ahead : !t->fetch.at) { /* nothing to fetch: the same line again and again */
-    const char *const here = (const char *)t->x;
-    nothing = (anx_ahead){.line = here, .end = here, .idle = here};
+  if (!t->fetch.at) { /* nothing to fetch: the same line again and again */
     other = *t;
-    other.fetch.at = here;
-    other.ahead = &nothing;
+    other.fetch.at = (const char *)t->x;
     t = &other;
   }
   anx_place row = {.at = at, .fetched = 0};

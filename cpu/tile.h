@@ -21,43 +21,6 @@ typedef struct anx_fetch {
   uint32_t step;
 } anx_fetch;
 
-/* The same for a 1x1 convolution, whose next slice is a short row of each of many channels: TURN_LINES lines of it per turn, which is about what
- * memory delivers meanwhile, until all have been asked for. Kinds of rows (of X, of G ...) are taken from the last to the first. */
-#define TURN_LINES 2
-typedef struct anx_rows {
-  const char *at;
-  size_t pitch; /* from one row to the next, bytes */
-  int rows, bytes;
-} anx_rows;
-
-typedef struct anx_ahead {
-  const char *line, *end; /* of the row at hand */
-  const char *idle;       /* memory that is near, for when nothing is left: cheaper than to ask */
-  int kinds;
-  anx_rows list[4];
-} anx_ahead;
-
-AI void anx_ahead_row(anx_ahead *a) {
-  while (a->kinds && !a->list[a->kinds - 1].rows) a->kinds--;
-  if (!a->kinds) {
-    a->line = a->idle;
-    a->end = a->idle + 4096;
-    return;
-  }
-  anx_rows *r = &a->list[a->kinds - 1];
-  a->line = r->at;
-  a->end = r->at + r->bytes;
-  r->at += r->pitch;
-  r->rows--;
-}
-
-/* What is left of the row at hand, spread over a weight tile that passes as many vectors as a row has lines; the next row follows. */
-AI anx_fetch anx_ahead_take(anx_ahead *a) {
-  const anx_fetch f = {a->line, a->kinds ? 64 * 256 / LANES : 0};
-  anx_ahead_row(a);
-  return f;
-}
-
 typedef struct anx_forward_tile {
   const float *x;  /* slots of the input at the first tap, pixel 0 */
   size_t x_c, x_p; /* channel stride, pixel stride, slots */
@@ -66,7 +29,6 @@ typedef struct anx_forward_tile {
   int channels, tap_rows, tap_columns;     /* taps are a rectangle */
   ptrdiff_t x_tr, x_tc, w_tr, w_tc;        /* from one row of taps to the next, and one column; nothing with one tap */
   stored *y;
-  float *wide; /* bf16: results in fp32 in place of y, or null; see anx_tile_floats */
   size_t y_k, y_p;
   int stream; /* y is written past the caches, see anx_streams */
   const float *bias;  /* [KB] or null */
@@ -76,8 +38,7 @@ typedef struct anx_forward_tile {
   float *sums;       /* [KB][2][16] lane vectors, or null */
   int more_rows;     /* rows after the first, x_row and y_row from one to the next */
   size_t x_row, y_row;
-  anx_fetch fetch;   /* not with one tap */
-  anx_ahead *ahead;  /* with one tap; null: nothing */
+  anx_fetch fetch;
 } anx_forward_tile;
 
 /* Where in a run of tiles we are: the input of the next one, its first output channel, the offset of its results, and in 1/256 bytes what has been
@@ -86,15 +47,6 @@ typedef struct anx_place {
   const float *x;
   size_t k, at, fetched;
 } anx_place;
-
-/* The results of a tile go to fp32 memory whatever is stored elsewhere. */
-AI void anx_tile_floats(anx_forward_tile *t, float *y) {
-#if PAIR == 1
-  t->y = y;
-#else
-  t->wide = y;
-#endif
-}
 
 #if ANX_ACCUMULATORS >= 24 && VL == 16
 #define FORWARD_CHANNELS 6
@@ -161,16 +113,16 @@ AI void anx_three_taps(vf *a, const float *x, const float *w, ptrdiff_t w_tc, si
   }
 }
 
-/* ONE_TAP: there is one, and pixels are neighbours in x. THREE: there are three in a row, and pixels are neighbours in x and in y. */
-AI void anx_forward_body(const anx_forward_tile *t, anx_place place, const int KB, const int PB, const int ONE_TAP, const int THREE) {
-  const size_t x_c = t->x_c, x_p = THREE || ONE_TAP ? 16 : t->x_p, w_c = t->w_c, w_k = t->w_k, y_p = THREE ? 16 : t->y_p;
+/* THREE: there are three in a row, and pixels are neighbours in x and in y. */
+AI void anx_forward_body(const anx_forward_tile *t, anx_place place, const int KB, const int PB, const int THREE) {
+  const size_t x_c = t->x_c, x_p = THREE ? 16 : t->x_p, w_c = t->w_c, w_k = t->w_k, y_p = THREE ? 16 : t->y_p;
   const ptrdiff_t x_tr = t->x_tr, x_tc = t->x_tc, w_tr = t->w_tr, w_tc = t->w_tc;
   const int channels = t->channels, tap_rows = t->tap_rows, columns = t->tap_columns;
   const char *const fetch = t->fetch.at;
   const size_t fetch_step = t->fetch.step;
   vf a[32]; /* a constant size: the compiler keeps variable-length arrays in memory */
   UNROLL for (int i = 0; i < KB * PB * LANES; i++) a[i] = vzero();
-  UNROLL for (int k = 0; k < KB && !ONE_TAP; k++) { /* what the epilogue needs */
+  UNROLL for (int k = 0; k < KB; k++) { /* what the epilogue needs */
     const size_t at = place.at + (size_t)k * t->y_k;
     if (t->raw && !t->stream) {
       UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(t->y + at + (size_t)p * y_p, 1);
@@ -184,18 +136,7 @@ AI void anx_forward_body(const anx_forward_tile *t, anx_place place, const int K
   }
   const float *xc = place.x, *wc = t->w + place.k * w_k;
   size_t fetched = place.fetched;
-  anx_ahead *const ahead = t->ahead;
-  const char *line = ONE_TAP ? ahead->line : NULL, *end = ONE_TAP ? ahead->end : NULL;
   for (int c = 0; c < channels; c++, xc += x_c, wc += w_c) {
-    if (ONE_TAP) {
-      UNROLL for (int i = 0; i < TURN_LINES; i++, line += 64) __builtin_prefetch(line, 0, 2);
-      if (__builtin_expect(line >= end, 0)) {
-        anx_ahead_row(ahead);
-        line = ahead->line, end = ahead->end;
-      }
-      anx_tap(a, xc, x_p, wc, w_k, KB, PB);
-      continue;
-    }
     UNROLL for (int i = 0; i < PB; i++, fetched += fetch_step) __builtin_prefetch(fetch + (fetched >> 8), 0, 2);
     const float *xr = xc, *wr = wc;
     for (int r = 0; r < tap_rows; r++, xr += x_tr, wr += w_tr) {
@@ -206,13 +147,11 @@ AI void anx_forward_body(const anx_forward_tile *t, anx_place place, const int K
       }
     }
   }
-  if (ONE_TAP) ahead->line = line;
   /* Copies: as far as the compiler knows, a store into y may change t. They are made here, since the loop needs the registers. */
   __asm__ volatile("" : "+r"(t));
   const size_t y_k = t->y_k;
   const int stream = t->stream;
   stored *const y = t->y + place.at;
-  float *const wide = PAIR == 2 && t->wide ? t->wide + place.at : NULL;
   const stored *const raw = t->raw ? t->raw + place.at : NULL, *const add = t->add ? t->add + place.at : NULL;
   const float *const bias = t->bias ? t->bias + place.k : NULL;
   const float *const mask_s = raw ? t->s + place.k : NULL, *const mask_t = raw ? t->t + place.k : NULL, *const mean = raw ? t->mean + place.k : NULL;
@@ -256,15 +195,12 @@ AI void anx_forward_body(const anx_forward_tile *t, anx_place place, const int K
         vstore(sums + 32 * k + 16 + l * VL, s2);
       }
     }
-    if (wide) {
-      UNROLL for (int p = 0; p < PB; p++) {
-        UNROLL for (int l = 0; l < LANES; l++) vstore(wide + (size_t)k * y_k + (size_t)p * y_p + l * VL, ak[p * LANES + l]);
-      }
 #if PAIR == 2
-    } else if (stream && y_p == 16) {
+    if (stream && y_p == 16) {
       write_lines(y + (size_t)k * y_k, ak, PB);
+    } else
 #endif
-    } else if (stream) {
+    if (stream) {
       UNROLL for (int p = 0; p < PB; p++) {
         UNROLL for (int l = 0; l < LANES; l++) awrite(y + (size_t)k * y_k + (size_t)p * y_p + l * VL, ak[p * LANES + l], 1);
       }
@@ -285,9 +221,8 @@ AI int anx_three(const anx_forward_tile *t) { return t->tap_columns == 3 && t->x
     for (int j = 0; j < rows; j++, row.x += t->x_row, row.at += t->y_row) {                                                      \
       anx_place place = row;                                                                                                     \
       for (int i = 0; i < tiles; i++, place.x += x_step, place.at += y_step, place.fetched += fetches) {                         \
-        if (t->tap_columns * t->tap_rows == 1 && t->x_p == 16) anx_forward_body(t, place, KB, PB, 1, 0);                                         \
-        else if (anx_three(t)) anx_forward_body(t, place, KB, PB, 0, 1);                                                                    \
-        else anx_forward_body(t, place, KB, PB, 0, 0);                                                                           \
+        if (anx_three(t)) anx_forward_body(t, place, KB, PB, 1);                                                                 \
+        else anx_forward_body(t, place, KB, PB, 0);                                                                              \
       }                                                                                                                          \
       row.fetched = place.fetched;                                                                                               \
     }                                                                                                                            \

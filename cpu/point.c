@@ -1,0 +1,107 @@
+/* point.c - all sizes of the register tile of point.h, and the choice among them. */
+#include "point.h"
+
+/* What is done with the results, beside a bias or another gradient: nothing; the sums of a batch norm; mask and sums of a batch norm's gradient. */
+enum { STORE, SUMS, MASK, ENDS };
+
+AI void finish(const anx_point_tile *t, vf *a, int k, size_t at, const int PB, const int END) {
+  if (END != MASK && t->bias) {
+    const vf b = vset(t->bias[k]);
+    UNROLL for (int p = 0; p < PB * LANES; p++) a[p] = a[p] + b;
+  }
+  if (END != SUMS && t->add) {
+    UNROLL for (int p = 0; p < PB * LANES; p++) a[p] = a[p] + aload(t->add + at + p * VL);
+  }
+  if (END != STORE) {
+    float *const sums = t->sums + 32 * k;
+    const stored *const raw = END == MASK ? t->raw + at : NULL;
+    const vf s = vset(END == MASK ? t->s[k] : 0), shift = vset(END == MASK ? t->t[k] : 0), mean = vset(END == MASK ? t->mean[k] : 0);
+    UNROLL for (int l = 0; l < LANES; l++) {
+      vf s1 = vload(sums + l * VL), s2 = vload(sums + 16 + l * VL);
+      UNROLL for (int i = l; i < PB * LANES; i += LANES) {
+        vf other = a[i];
+        if (END == MASK) {
+          other = aload(raw + i * VL);
+          a[i] = vkeep_gt(a[i], vaffine(s, other, shift), vzero());
+          other = other - mean;
+        }
+        s1 = s1 + a[i];
+        s2 = vfma(a[i], other, s2);
+      }
+      vstore(sums + l * VL, s1);
+      vstore(sums + 16 + l * VL, s2);
+    }
+  }
+  if (PAIR == 2 && END == STORE && t->wide) {
+    UNROLL for (int p = 0; p < PB * LANES; p++) vstore(t->wide + at + p * VL, a[p]);
+#if PAIR == 2
+  } else if (t->stream) {
+    write_lines(t->y + at, a, PB);
+#endif
+  } else if (t->stream) {
+    UNROLL for (int p = 0; p < PB * LANES; p++) awrite(t->y + at + p * VL, a[p], 1);
+  } else {
+    UNROLL for (int p = 0; p < PB * LANES; p++) astore(t->y + at + p * VL, a[p]);
+  }
+}
+
+/* `blocks` blocks of KB output channels, from k on, of the PB pixels from `pixel` on. */
+AI void body(const anx_point_tile *t, int k, int pixel, int blocks, const int KB, const int PB, const int END) {
+  anx_ahead *const ahead = t->ahead;
+  const char *line = ahead->line, *end = ahead->end;
+  const size_t x_c = t->x_c, w_k = t->w_k, w_c = t->w_c, y_k = t->y_k;
+  const float *const x = t->x + (size_t)pixel * 16;
+  const int channels = t->channels;
+  size_t at = (size_t)k * y_k + (size_t)pixel * 16;
+  for (; blocks; blocks--, k += KB, at += KB * y_k) {
+    vf a[32]; /* a constant size: the compiler keeps variable-length arrays in memory */
+    UNROLL for (int i = 0; i < KB * PB * LANES; i++) a[i] = vzero();
+    UNROLL for (int i = 0; i < KB && END != SUMS; i++) { /* what the end needs */
+      if (END == MASK) {
+        UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(t->raw + at + (size_t)i * y_k + p * 16);
+      }
+      if (t->add) {
+        UNROLL for (int p = 0; p < PB; p++) __builtin_prefetch(t->add + at + (size_t)i * y_k + p * 16);
+      }
+    }
+    const float *xc = x, *wc = t->w + (size_t)k * w_k;
+    for (int c = 0; c < channels; c++, xc += x_c, wc += w_c) {
+      UNROLL for (int i = 0; i < TURN_LINES; i++, line += 64) __builtin_prefetch(line, 0, 2);
+      if (__builtin_expect(line >= end, 0)) {
+        anx_ahead_row(ahead);
+        line = ahead->line, end = ahead->end;
+      }
+      anx_tap(a, xc, 16, wc, w_k, KB, PB);
+    }
+    UNROLL for (int i = 0; i < KB; i++) finish(t, a + i * PB * LANES, k + i, at + (size_t)i * y_k, PB, END);
+  }
+  ahead->line = line;
+}
+
+#define POINT_ONE(KB, PB)                                                                                             \
+  static __attribute__((noinline)) void store_##KB##_##PB(const anx_point_tile *t, int k, int pixel, int blocks) {     \
+    body(t, k, pixel, blocks, KB, PB, STORE);                                                                         \
+  }                                                                                                                   \
+  static __attribute__((noinline)) void sums_##KB##_##PB(const anx_point_tile *t, int k, int pixel, int blocks) {      \
+    body(t, k, pixel, blocks, KB, PB, SUMS);                                                                          \
+  }                                                                                                                   \
+  static __attribute__((noinline)) void mask_##KB##_##PB(const anx_point_tile *t, int k, int pixel, int blocks) {      \
+    body(t, k, pixel, blocks, KB, PB, MASK);                                                                          \
+  }
+FORWARD_ALL(POINT_ONE)
+
+#define POINT_NAMES(KB, PB) [KB][PB] = {store_##KB##_##PB, sums_##KB##_##PB, mask_##KB##_##PB},
+typedef void (*point_fn)(const anx_point_tile *, int k, int pixel, int blocks);
+static const point_fn point_table[FORWARD_CHANNELS + 1][FORWARD_PIXELS + 1][ENDS] = {FORWARD_ALL(POINT_NAMES)};
+
+/* Pixels and channels are cut into parts as equal as possible: `more` blocks of channels have one more than the others. */
+void FN(anx_point)(const anx_point_tile *t, int k0, int k1, int count) {
+  const int n = k1 - k0, blocks = (n + POINT_CHANNELS - 1) / POINT_CHANNELS, few = n / blocks, more = n % blocks;
+  const int end = t->raw ? MASK : t->sums ? SUMS : STORE, most = anx_forward_width[few + (more > 0)];
+  for (int at = 0; at < count;) {
+    const int pixels = anx_part(count, most, at);
+    if (more) point_table[few + 1][pixels][end](t, k0, at, more);
+    point_table[few][pixels][end](t, k0 + more * (few + 1), at, blocks - more);
+    at += pixels;
+  }
+}

@@ -1,0 +1,86 @@
+/* point.h - the register tile of 1x1 convolutions.
+ *
+ * KB output channels x PB pixels (x 16 images) stay in registers while the reduction runs over input channels; weights are broadcast. A call goes
+ *   through many blocks of channels of the same pixels, whose columns stay in the first level cache, so that the loop of one block starts while the
+ *   results of the block before are still written.
+ * Cost beside the multiply-adds: 8 cycles a block that is only stored, 22 with sums, 66 with a mask (Zen 5, all in the first level cache; a tile
+ *   that knows taps, rows and pitches takes 88, 107 and 139). What memory adds: conv_pointwise.c.
+ *
+ * The order of the additions into one output does not depend on KB or PB, which differ between instruction sets.
+ */
+#ifndef ANX_CPU_POINT_H
+#define ANX_CPU_POINT_H
+
+#include "tile.h"
+
+/* Memory that the next slice reads, a short row of each of many channels, brought near while this one is computed: TURN_LINES lines of it for each
+ * reduction channel of a tile, which is about what memory delivers meanwhile, until all have been asked for. Kinds of rows (of X, of G ...) are
+ * taken from the last to the first. */
+#define TURN_LINES 2
+typedef struct anx_rows {
+  const char *at;
+  size_t pitch; /* from one row to the next, bytes */
+  int rows, bytes;
+} anx_rows;
+
+typedef struct anx_ahead {
+  const char *line, *end; /* of the row at hand */
+  const char *idle;       /* memory that is near, for when nothing is left: cheaper than to ask */
+  int kinds;
+  anx_rows list[4];
+} anx_ahead;
+
+AI void anx_ahead_row(anx_ahead *a) {
+  while (a->kinds && !a->list[a->kinds - 1].rows) a->kinds--;
+  if (!a->kinds) {
+    a->line = a->idle;
+    a->end = a->idle + 4096;
+    return;
+  }
+  anx_rows *r = &a->list[a->kinds - 1];
+  a->line = r->at;
+  a->end = r->at + r->bytes;
+  r->at += r->pitch;
+  r->rows--;
+}
+
+/* What is left of the row at hand, spread over a weight tile that passes as many vectors as a row has lines; the next row follows. */
+AI anx_fetch anx_ahead_take(anx_ahead *a) {
+  const anx_fetch f = {a->line, a->kinds ? 64 * 256 / LANES : 0};
+  anx_ahead_row(a);
+  return f;
+}
+
+typedef struct anx_point_tile {
+  const float *x; /* slots of the input; pixels are neighbours */
+  size_t x_c;     /* channel stride, slots */
+  const float *w;
+  size_t w_k, w_c; /* output channel stride, reduction channel stride */
+  int channels;
+  stored *y;   /* pixels are neighbours */
+  float *wide; /* bf16: results in fp32 in place of y, or null; see anx_point_floats */
+  size_t y_k;
+  int stream;         /* y is written past the caches, see anx_streams */
+  const float *bias;  /* [K] or null; not with raw */
+  const stored *add;  /* same strides as y, or null; with sums only beside raw */
+  const stored *raw;  /* raw input whose activation masks, same strides as y, or null */
+  const float *s, *t, *mean; /* [K], with raw */
+  float *sums;        /* [K][2][16] lane vectors, or null; there with raw */
+  anx_ahead *ahead;
+} anx_point_tile;
+
+/* The results of a tile go to fp32 memory whatever is stored elsewhere. */
+AI void anx_point_floats(anx_point_tile *t, float *y) {
+#if PAIR == 1
+  t->y = y;
+#else
+  t->wide = y;
+#endif
+}
+
+#define POINT_CHANNELS FORWARD_CHANNELS
+
+/* Output channels k0..k1-1 of count pixels; arrays indexed by output channel start at channel 0. */
+void FN(anx_point)(const anx_point_tile *, int k0, int k1, int count);
+
+#endif
