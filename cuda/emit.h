@@ -7,7 +7,10 @@
 #include "cudnn.h"
 #include "reduce.cuh"
 
-namespace anx { template <class T> struct LibraryFilters; }
+namespace anx {
+struct ImageSet;
+template <class T> struct LibraryFilters;
+}
 
 namespace anx_cuda {
 
@@ -31,6 +34,9 @@ public:
   // The op behind the convolution in turn where it is the ANX_JOIN_BWD that alone reads its dX, so that one launch can make both, else NULL:
   // dX is transient, and the plan keeps what the join writes away from what the convolution reads.
   const anx_op *block_end() const;
+  // The ANX_INPUT that makes tensor x where all who read x are stem convolutions: they load the set's pixels themselves, and x is not written.
+  const anx_op *gathered(int32_t x) const;
+  anx::ImageSet images_of(const anx_op *input) const;
 
   // The memory of a tensor; NULL where it is absent or nothing is bound.
   template <class T> anx::PerModel<T> at(int32_t id) const {

@@ -100,46 +100,82 @@ static int grouped_units(int outs, int group_outs, int width, int r) {
   return chunks * r * r;
 }
 
-// Convolutions of an image, for conv_stem.cuh; false for others.
-template <class T> static bool plan_stem(const anx_context *c, const ConvShape &s, StemTile *t) {
-  if (sizeof(T) != 2 || c->sm < 80 || s.r == 1 || s.g != s.c || s.c > 4 || int64_t(s.r) * s.r * s.c > stem_depth_most) return false;
+// Convolutions of an image, for conv_stem.cuh: forward, or the filter gradient alone; false for others.
+static bool plan_stem(const anx_context *c, const anx_op *o, StemTile *t) {
+  if (o->kind == ANX_CONV_FWD ? o->in[1] >= 0 : o->kind != ANX_CONV_BWD || o->in[6] >= 0 || o->out[0] >= 0 || o->out[2] >= 0) return false;
+  const ConvShape s = shape_of(o);
+  if (o->dtype == ANX_F32 || c->sm < 80 || s.r == 1 || s.g != s.c || s.c > 4 || int64_t(s.r) * s.r * s.c > stem_depth_most) return false;
   t->depth = s.r * s.r * s.c, t->depth16 = (t->depth + 15) / 16 * 16, t->pitch = t->depth16 + 8;
   t->across = ceil_divide(s.q, stem_wide), t->down = ceil_divide(s.p, stem_rows);
   t->parts_across = ceil_divide(t->depth16, stem_part_depth), t->parts = t->parts_across * ceil_divide(std::min(s.k, slab), stem_part_k);
   t->groups = stem_threads / 32 / t->parts;
-  if (int64_t(t->across) * t->down * s.n > INT32_MAX) return false;
+  t->seen_columns = (stem_wide - 1) * s.stride + s.r, t->seen = t->seen_columns * ((stem_rows - 1) * s.stride + s.r);
+  t->by_seen_columns = divider(t->seen_columns);
+  if (t->seen > stem_seen_most || int64_t(t->across) * t->down * s.n > INT32_MAX) return false;
   t->tiles = t->across * t->down * s.n;
   return true;
 }
 
-template <class T> bool Emitter::stem_forward(const ConvShape &s) {
-  if constexpr (sizeof(T) == 2) {
-    Stem<ConvForward<T>> a{{s, {in<T>(0), nullptr, nullptr}, in<float>(3), in<float>(4), out<T>(0), nullptr}, {}};
-    const StemTile &t = a.tile;
-    if (op->in[1] >= 0 || !plan_stem<T>(context, s, &a.tile)) return false;
-    const int columns = slabs(s.k), rows = tile_blocks(context, t.tiles, columns);
-    if (op->out[1] >= 0) a.conv.partial = scratch<float>(uint64_t(rows) * 2 * s.k);
-    const size_t shared = sizeof(T) * slab * t.pitch + std::max(sizeof(T) * stem_pixels * t.pitch, sizeof(float) * stem_pixels * stem_out_pitch);
-    launch("conv_stem_forward", conv_stem_forward<T>, dim3(columns, rows), stem_threads, shared, a);
-    sums_from(op, 1, a.conv.partial, rows, 2, 1, s.k);
-    return true;
+const anx_op *Emitter::gathered(int32_t x) const {
+  if (!(tensors[x].flags & ANX_TRANSIENT)) return nullptr;
+  int i = 0, last = 0;
+  while (i < count && (ops[i].kind != ANX_INPUT || ops[i].out[0] != x)) i++;
+  if (i + 1 >= count || ops[i + 1].kind != ANX_CONV_FWD || ops[i + 1].in[0] != x) return nullptr; // which makes the labels too
+  const anx_op *input = &ops[i], *forward = input + 1;
+  for (int j = 0; j < count; j++) {
+    StemTile tile;
+    if (std::find(ops[j].in, ops[j].in + ANX_MAX_IN, x) == ops[j].in + ANX_MAX_IN) continue;
+    if (j < i || ops[j].models != input->models || !plan_stem(context, &ops[j], &tile) || (context->cudnn && context->cudnn->wants(shape_of(&ops[j])))) return nullptr;
+    last = j;
   }
+  for (int j = i + 1; j <= last; j++)
+    if (any_overlap(ops[j].out, ANX_MAX_OUT, input->in, ANX_MAX_IN, models)) return nullptr; // it would load another set
+  if (any_overlap(input->out + 1, 1, forward->in, ANX_MAX_IN, models) || any_overlap(input->out + 1, 1, forward->out, ANX_MAX_OUT, models)) return nullptr;
+  return input;
+}
+
+// Calls f with where the pixels of X, which `op` reads as in[i], come from.
+template <class T, class F> static void with_source(Emitter &e, int i, F f) {
+  if (const anx_op *input = e.gathered(e.op->in[i])) f(StemSet<T>{e.images_of(input)});
+  else f(StemMap<T>{e.in<T>(i)});
+}
+
+template <class T> bool Emitter::stem_forward(const ConvShape &s) {
+  StemTile t;
+  if constexpr (sizeof(T) == 2)
+    if (plan_stem(context, op, &t)) {
+      const int columns = slabs(s.k), rows = tile_blocks(context, t.tiles, columns);
+      ConvForward<T> a{s, {}, in<float>(3), in<float>(4), out<T>(0), nullptr};
+      if (op->out[1] >= 0) a.partial = scratch<float>(uint64_t(rows) * 2 * s.k);
+      const size_t shared = sizeof(T) * (slab * t.pitch + stem_seen_elements(t)) + std::max(sizeof(T) * stem_pixels * t.pitch, sizeof(float) * stem_pixels * stem_out_pitch);
+      with_source<T>(*this, 0, [&](auto source) {
+        using Source = decltype(source);
+        launch(std::is_same_v<Source, StemSet<T>> ? "conv_stem_gather_forward" : "conv_stem_forward", conv_stem_forward<Source>, dim3(columns, rows), stem_threads, shared,
+               Stem<ConvForward<T>, Source>{a, source, t});
+      });
+      sums_from(op, 1, a.partial, rows, 2, 1, s.k);
+      return true;
+    }
   return false;
 }
 
 template <class T> bool Emitter::stem_filter_gradient(const ConvShape &s) {
-  if constexpr (sizeof(T) == 2) {
-    Stem<ConvFilterGradient<T>> a{{s, {in<T>(0), in<T>(1), in<float>(2), in<float>(3), in<float>(4)}, {in<T>(5), nullptr, nullptr}, nullptr, 0, 0}, {}};
-    const StemTile &t = a.tile;
-    if (op->in[6] >= 0 || op->out[2] >= 0 || !plan_stem<T>(context, s, &a.tile)) return false;
-    const int columns = slabs(s.k), rows = std::min(t.tiles, std::max(1, context->info.units * 2 / columns)); // each leaves a whole filter gradient behind
-    const int64_t filters = int64_t(s.k) * t.depth;
-    a.conv.partial = rows == 1 ? out<float>(1) : scratch<float>(uint64_t(rows) * uint64_t(filters));
-    const size_t shared = std::max(sizeof(T) * stem_pixels * (stem_own_pitch + t.pitch), sizeof(float) * slab * t.depth16);
-    launch("conv_stem_filter_gradient", conv_stem_filter_gradient<T>, dim3(columns, rows), stem_threads, shared, a);
-    if (rows > 1) filters_from(a.conv.partial, rows, filters, filters);
-    return true;
-  }
+  StemTile t;
+  if constexpr (sizeof(T) == 2)
+    if (plan_stem(context, op, &t)) {
+      const int columns = slabs(s.k), rows = std::min(t.tiles, std::max(1, context->info.units * 2 / columns)); // each leaves a whole filter gradient behind
+      const int64_t filters = int64_t(s.k) * t.depth;
+      ConvFilterGradient<T> a{s, {in<T>(0), in<T>(1), in<float>(2), in<float>(3), in<float>(4)}, {}, nullptr, 0, 0};
+      a.partial = rows == 1 ? out<float>(1) : scratch<float>(uint64_t(rows) * uint64_t(filters));
+      const size_t shared = std::max(sizeof(T) * (stem_pixels * (stem_own_pitch + t.pitch) + stem_seen_elements(t)), sizeof(float) * slab * t.depth16);
+      with_source<T>(*this, 5, [&](auto source) {
+        using Source = decltype(source);
+        launch(std::is_same_v<Source, StemSet<T>> ? "conv_stem_gather_filter_gradient" : "conv_stem_filter_gradient", conv_stem_filter_gradient<Source>, dim3(columns, rows),
+               stem_threads, shared, Stem<ConvFilterGradient<T>, Source>{a, source, t});
+      });
+      if (rows > 1) filters_from(a.partial, rows, filters, filters);
+      return true;
+    }
   return false;
 }
 

@@ -108,20 +108,22 @@ void Emitter::finish() {
   flush_filters();
 }
 
+ImageSet Emitter::images_of(const anx_op *o) const {
+  const anx_tensor *images = &tensors[o->in[0]];
+  return {at<unsigned char>(o->in[0]), at<int>(o->in[1]), at<int>(o->in[2]), at<float>(o->in[3]), slots, at<int>(o->out[1]), fault, images->n, images->h, images->w,
+          images->c, o->h, o->w, o->slot[0], int(o - ops)};
+}
+
 template <class T> anx_status Emitter::map() {
   const anx_op *o = op;
   const int64_t pixels = int64_t(o->n) * o->h * o->w;
   const int columns = slabs(o->c), rows = blocks(pixels, columns);
   const dim3 grid(rows, columns);
   switch (o->kind) {
-    case ANX_INPUT: {
-      const anx_tensor *images = &tensors[o->in[0]];
+    case ANX_INPUT:
       if (o->n > 65535) return anx_cuda_fail_op(context, ANX_UNSUPPORTED, number, o, "a batch of more than 65535 images");
-      launch("gather", gather<T>, dim3(ceil_divide(int64_t(o->h) * o->w, 256), o->n), 256, 0,
-             Gather<T>{in<unsigned char>(0), in<int>(1), in<int>(2), in<float>(3), slots, out<T>(0), out<int>(1), fault, images->n, images->h, images->w,
-                       images->c, o->h, o->w, o->slot[0], number});
+      if (!gathered(o->out[0])) launch("gather", gather<T>, dim3(ceil_divide(int64_t(o->h) * o->w, 256), o->n), 256, 0, Gather<T>{images_of(o), out<T>(0)});
       break;
-    }
     case ANX_JOIN_FWD:
       launch("join_forward", join_forward<T>, grid, map_threads, 0,
              JoinForward<T>{in<T>(0), in<T>(3), in<float>(1), in<float>(2), in<float>(4), in<float>(5), out<T>(0), pixels, o->c});

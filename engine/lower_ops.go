@@ -217,9 +217,9 @@ func (b *lowering) sgd(first, end int, decay float64, scale, counters int32) {
 		[]int32{flat("weights", stateBuffer, 0), flat("momentum", stateBuffer, b.layout.momentum), counters})
 }
 
-// finish works out lifetimes: of every tensor, the first and the last op that touches it. A back end may run an input gradient together
-// with the end of the block before, or the end of a block with the convolution behind it, so what the first of the two reads lives
-// until the second.
+// finish works out lifetimes: of every tensor, the first and the last op that touches it. A back end may run as one an input gradient with
+// the end of the block before, the end of a block with the convolution behind it, or the input with the stem: what the first of the two
+// touches lives until the second.
 func (b *lowering) finish() *program {
 	for i := range b.tensors {
 		b.tensors[i].first = -1
@@ -238,7 +238,7 @@ func (b *lowering) finish() *program {
 		last := i
 		if i+1 < len(b.ops) {
 			switch [2]bindings.OpKind{b.ops[i].Kind, b.ops[i+1].Kind} {
-			case [2]bindings.OpKind{bindings.ConvBwd, bindings.JoinBwd}, [2]bindings.OpKind{bindings.JoinFwd, bindings.ConvFwd}:
+			case [2]bindings.OpKind{bindings.ConvBwd, bindings.JoinBwd}, [2]bindings.OpKind{bindings.JoinFwd, bindings.ConvFwd}, [2]bindings.OpKind{bindings.Input, bindings.ConvFwd}:
 				last++
 			}
 		}
@@ -247,6 +247,7 @@ func (b *lowering) finish() *program {
 		}
 		for _, id := range b.ops[i].Out {
 			touch(i, id)
+			touch(last, id)
 		}
 	}
 	for i, t := range b.tensors {

@@ -1,57 +1,100 @@
 // conv_stem.cuh - convolutions of an image: so few channels that all taps and channels are one depth of a product; 16-bit storage.
 //
 // Computes   Y = conv(X, W) [+ bias] with sums; dW = correlation of X with D, D = al G + be Y + de on load.
-// Layout     X [n][h][w][8] of T, of which c <= 4 count; Y, G [n][p][q][k padded to 8] of T; W, dW float [k][r][r][c]; partials float [ranges][k][r r c].
-// Mapping    256 threads make tiles of 8 x 16 output pixels x 64 channels; blockIdx.x is the slab of channels, blockIdx.y strides over tiles. What a
-//            pixel's filter sees lies in shared memory as a row of r r c values, zeros outside the map. Forward: a warp makes 16 pixels x 64
+// Layout     X [n][h][w][8] of T, of which c <= 4 count, or crops of a uint8 set as input.cuh makes them (StemSet); Y, G [n][p][q][k padded to 8] of T; W, dW float [k][r][r][c]; partials float [ranges][k][r r c].
+// Mapping    256 threads make tiles of 8 x 16 output pixels x 64 channels; blockIdx.x is the slab of channels, blockIdx.y strides over tiles. The
+//            pixels that a tile sees go to shared memory, and from there what one pixel's filter sees, as a row of r r c values, zeros outside the map. Forward: a warp makes 16 pixels x 64
 //            channels. Filter gradient: a warp keeps 32 k x 48 of (tap, channel); where fewer warps hold all of it, groups of them share out the
 //            pixels and are added in order at the end.
 // Numerics   products of T (W rounded to T), sums in float; over ranges in double (reduce.cuh).
-// Cost       reads X once and, backward, G and Y once: conv_grouped takes 3 passes for 7x7 and 8/3 of the products. Not measured on a GPU yet.
+// Cost       reads X (of a set 3 bytes a pixel; tiles of 7x7/2 overlap by half) once and, backward, G and Y once: conv_grouped takes 3 passes for 7x7 and 8/3 of the products. Not measured on a GPU yet.
 // Tests      reference/conv.c; conformance cases conv_fwd and conv_bwd with 3 channels, in f16 and bf16.
 #pragma once
-#include "conv_pointwise.cuh"
+#include "conv_grouped.cuh"
+#include "input.cuh"
 
 namespace anx {
 
 constexpr int stem_rows = 8, stem_wide = 16, stem_pixels = stem_rows * stem_wide, stem_threads = 256, stem_depth_most = 160, stem_own_pitch = 72,
-              stem_out_pitch = 68, stem_part_k = 32, stem_part_depth = 48;
+              stem_out_pitch = 68, stem_part_k = 32, stem_part_depth = 48,
+              stem_seen_each = 4, stem_seen_most = stem_seen_each * stem_threads; // pixels that a tile sees: of a thread, in all
 
 struct StemTile {
   int depth, depth16, pitch;     // r r c; rounded up to the depth of a product; of a pixel's row, an odd multiple of 16 bytes
   int across, down, tiles;       // over a map and in all
+  int seen_columns, seen;        // input pixels that a tile sees: of a row, in all
+  Divider by_seen_columns;
   int parts_across, parts, groups; // of a filter gradient: parts of the depth, of 64 channels, and groups of warps that hold all parts
 };
-template <class Conv> struct Stem {
-  Conv conv; // ConvForward or ConvFilterGradient
+__host__ __device__ constexpr int stem_seen_elements(const StemTile &t) { return (t.seen + 1) / 2 * 8; } // 16 bytes
+
+// Where the pixels of X come from.
+template <class T> struct StemMap {
+  using Element = T;
+  PerModel<const T> x;
+};
+template <class T> struct StemSet {
+  using Element = T;
+  ImageSet set;
+};
+template <class Conv, class Source> struct Stem {
+  Conv conv; // ConvForward or ConvFilterGradient; X is source's
+  Source source;
   StemTile tile;
 };
 
-// Fills rows[pixel]: two threads a pixel, every other tap each.
-template <class T>
-__device__ __forceinline__ void stem_load(T *rows, const StemTile &t, const ConvShape &s, const T *x, int64_t image, int row0, int column0) {
-  const int pixel = threadIdx.x / 2, p = row0 + pixel / stem_wide, q = column0 + pixel % stem_wide, h0 = p * s.stride - s.r / 2, w0 = q * s.stride - s.r / 2;
-  const bool inside = p < s.p && q < s.q;
+template <class T> __device__ __forceinline__ const T *stem_image(const StemMap<T> &source, const ConvShape &s, int64_t image) {
+  return source.x + image * s.h * s.w * 8;
+}
+template <class T> __device__ __forceinline__ Crop stem_image(const StemSet<T> &source, const ConvShape &, int64_t image) { return crop_of(source.set, int(image)); }
+template <class T> __device__ __forceinline__ Vector<T, 4> stem_pixel(const StemMap<T> &, const ConvShape &s, const T *image, int h, int w) {
+  return load_vector<4>(image + (int64_t(h) * s.w + w) * 8);
+}
+template <class T> __device__ __forceinline__ Vector<T, 4> stem_pixel(const StemSet<T> &source, const ConvShape &, const Crop &crop, int h, int w) {
+  return crop.image < 0 ? zero_vector<T, 4>() : crop_pixel<T, 4>(source.set, crop, h, w);
+}
+template <class T> __device__ __forceinline__ void stem_label(const StemMap<T> &, int) {}
+template <class T> __device__ __forceinline__ void stem_label(const StemSet<T> &source, int image) { label(source.set, image, crop_of(source.set, image)); }
+
+// Fills seen[row][column], 4 channels each, with what the filters of a tile see.
+template <class T, class Source>
+__device__ __forceinline__ void stem_see(T *seen, const StemTile &t, const ConvShape &s, const Source &source, int64_t image, int row0, int column0) {
+  const auto from = stem_image(source, s, image);
+#pragma unroll
+  for (int k = 0; k < stem_seen_each; k++) {
+    const int i = int(threadIdx.x) + k * stem_threads, y = t.by_seen_columns.divide(i), h = row0 * s.stride - s.r / 2 + y,
+              w = column0 * s.stride - s.r / 2 + i - y * t.seen_columns;
+    if (i >= t.seen) continue;
+    Vector<T, 4> v = zero_vector<T, 4>();
+    if (h >= 0 && h < s.h && w >= 0 && w < s.w) v = stem_pixel(source, s, from, h, w);
+    store_vector(seen + i * 4, v);
+  }
+}
+
+// Fills rows[pixel] from what the tile sees: two threads a pixel, every other tap each.
+template <class T> __device__ __forceinline__ void stem_spread(T *rows, const T *seen, const StemTile &t, const ConvShape &s, int row0, int column0) {
+  const int pixel = threadIdx.x / 2, y = pixel / stem_wide, x = pixel % stem_wide;
+  const bool inside = row0 + y < s.p && column0 + x < s.q;
   T *to = rows + pixel * t.pitch;
   for (int j = t.depth + int(threadIdx.x) % 2; j < t.depth16; j += 2) to[j] = stored<T>(0.f);
   to += int(threadIdx.x) % 2 * s.c;
+  seen += (y * t.seen_columns + x) * s.stride * 4;
 #pragma unroll 4
   for (int tap = threadIdx.x % 2; tap < s.r * s.r; tap += 2, to += 2 * s.c) {
-    const int h = h0 + tap / s.r, w = w0 + tap % s.r;
-    Vector<T, 4> v = zero_vector<T, 4>();
-    if (inside && h >= 0 && h < s.h && w >= 0 && w < s.w) v = load_vector<4>(x + ((image * s.h + h) * s.w + w) * 8);
+    const Vector<T, 4> v = inside ? load_vector<4>(seen + (tap / s.r * t.seen_columns + tap % s.r) * 4) : zero_vector<T, 4>();
 #pragma unroll
     for (int e = 0; e < 4; e++)
       if (e < s.c) to[e] = v.v[e];
   }
 }
 
-template <class T> __global__ void __launch_bounds__(stem_threads, 2) conv_stem_forward(Stem<ConvForward<T>> a) {
+template <class Source> __global__ void __launch_bounds__(stem_threads, 2) conv_stem_forward(Stem<ConvForward<typename Source::Element>, Source> a) {
+  using T = typename Source::Element;
   ANX_ONLY(Sm80);
   ANX_SHARED(unsigned char, memory);
   const ConvShape &s = a.conv.shape;
   const StemTile &t = a.tile;
-  T *const filters = reinterpret_cast<T *>(&memory), *const rows = filters + slab * t.pitch;
+  T *const filters = reinterpret_cast<T *>(&memory), *const seen = filters + slab * t.pitch, *const rows = seen + stem_seen_elements(t);
   float *const staged = reinterpret_cast<float *>(rows); // finished values take the place of the rows
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, k0 = blockIdx.x * slab, own = k0 + thread % 8 * 8;
   for (int i = thread; i < slab * t.depth16; i += stem_threads) {
@@ -62,8 +105,10 @@ template <class T> __global__ void __launch_bounds__(stem_threads, 2) conv_stem_
   for (int tile = blockIdx.y; tile < t.tiles; tile += gridDim.y) {
     const int column0 = tile % t.across * stem_wide, row0 = tile / t.across % t.down * stem_rows;
     const int64_t image = tile / t.across / t.down;
-    __syncthreads(); // filters are there; the staged tile before has been read
-    stem_load<T>(rows, t, s, a.conv.in.x, image, row0, column0);
+    if (blockIdx.x == 0 && thread == 0 && row0 == 0 && column0 == 0) stem_label(a.source, int(image));
+    stem_see(seen, t, s, a.source, image, row0, column0);
+    __syncthreads(); // filters and what the tile sees are there; the staged tile before has been read
+    stem_spread(rows, seen, t, s, row0, column0);
     __syncthreads();
     float acc[8][4] = {};
 #pragma unroll 1
@@ -98,20 +143,22 @@ template <class T> __global__ void __launch_bounds__(stem_threads, 2) conv_stem_
   if (a.conv.partial) slab_partials(reinterpret_cast<SlabShared<2> &>(*staged), sums, a.conv.partial, blockIdx.y, k0, s.k);
 }
 
-template <class T> __global__ void __launch_bounds__(stem_threads, 2) conv_stem_filter_gradient(Stem<ConvFilterGradient<T>> a) {
+template <class Source> __global__ void __launch_bounds__(stem_threads, 2) conv_stem_filter_gradient(Stem<ConvFilterGradient<typename Source::Element>, Source> a) {
+  using T = typename Source::Element;
   ANX_ONLY(Sm80);
   ANX_SHARED(unsigned char, memory);
   const ConvShape &s = a.conv.shape;
   const StemTile &t = a.tile;
-  T *const deltas = reinterpret_cast<T *>(&memory), *const rows = deltas + stem_pixels * stem_own_pitch;
+  T *const deltas = reinterpret_cast<T *>(&memory), *const seen = deltas + stem_pixels * stem_own_pitch, *const rows = seen + stem_seen_elements(t);
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, vector = thread % 8 * 8, k0 = blockIdx.x * slab, ks = padded(s.k);
   const int group = warp / t.parts, part_k = warp % t.parts / t.parts_across * stem_part_k, part_j = warp % t.parts % t.parts_across * stem_part_depth;
   float acc[2][6][4] = {};
   for (int tile = blockIdx.y; tile < t.tiles; tile += gridDim.y) {
     const int column0 = tile % t.across * stem_wide, row0 = tile / t.across % t.down * stem_rows;
     const int64_t image = tile / t.across / t.down;
-    __syncthreads(); // the tile before has been read
-    stem_load<T>(rows, t, s, a.conv.in.x, image, row0, column0);
+    stem_see(seen, t, s, a.source, image, row0, column0);
+    __syncthreads(); // what the tile sees is there; the tile before has been read
+    stem_spread(rows, seen, t, s, row0, column0);
     Coefficients k;
     coefficients(k, a.conv.d, k0 + vector, s.k);
 #pragma unroll

@@ -3,6 +3,8 @@ package conformance
 // Pairs of ops that a back end may run as one where the tensor between them is transient; each is also there all live.
 
 import (
+	"fmt"
+
 	"anynetx/bindings"
 )
 
@@ -71,8 +73,49 @@ func blockStart(s convShape, kind joinKind, live bool) Case {
 	return b.op(s.op(bindings.ConvFwd), []int32{joined, -1, -1, b.convW(s)}, []int32{a, sums}).Case
 }
 
+// stemStart is the input and the convolutions that read it: the stem, and with backward its filter gradient.
+func stemStart(s convShape, ih, iw, channels int, backward, live bool, source rectangles) Case {
+	b := newBuilder("input+conv_fwd", fmt.Sprintf("%s from %dx%dx%d", s, ih, iw, channels))
+	x := Tensor{Name: "X", Tensor: activationTensor(s.n, s.h, s.w, s.c), Private: true}
+	x.Flags = bindings.Transient
+	if backward {
+		b.Name += " and conv_bwd"
+	}
+	if live {
+		b.Name += " all live"
+		x = Tensor{Name: "X", Tensor: activationTensor(s.n, s.h, s.w, s.c), Output: true, Terms: 4, Slack: 16}
+	}
+	b.MasksGiven = true
+	image, _ := b.input(x, ih, iw, channels, source)
+	outputs, terms := s.n*s.p()*s.q(), s.r*s.r*s.g+4
+	w := b.convW(s)
+	y := b.output("Y", activationTensor(s.n, s.p(), s.q(), s.k), terms)
+	b.op(s.op(bindings.ConvFwd), []int32{image, -1, -1, w}, []int32{y, b.output("sums", plain(bindings.F64, 2, s.k), terms+outputs)})
+	if backward {
+		in := []int32{b.activation("G", s.n, s.p(), s.q(), s.k, b.normal(outputs*s.k, 1)), y, b.vector("al", b.uniform(s.k, 0.5, 1.5)), b.vector("be", b.normal(s.k, 0.1)), b.vector("de", b.normal(s.k, 0.1)),
+			image, -1, -1, -1, w, -1}
+		b.op(s.op(bindings.ConvBwd), in, []int32{-1, b.output("dW", bindings.Tensor{N: int32(s.k), H: int32(s.r), W: int32(s.r), C: int32(s.g)}, outputs+terms)})
+	}
+	return b.Case
+}
+
 func fusedCases() []Case {
 	var cases []Case
+	for _, live := range []bool{false, true} {
+		cases = append(cases,
+			stemStart(convShape{16, 29, 35, 3, 24, 7, 2, 3}, 29, 35, 3, true, live, func(b *builder, i int) (int, int, int, int, int) {
+				return b.below(9) - 4, b.below(9) - 4, 29, 35, i % 2
+			}),
+			stemStart(convShape{16, 9, 17, 3, 33, 3, 1, 3}, 12, 21, 3, true, live, func(b *builder, i int) (int, int, int, int, int) {
+				return b.below(5) - 1, b.below(6) - 1, 9, 17, b.below(2)
+			}),
+			stemStart(convShape{16, 14, 13, 3, 8, 3, 2, 3}, 21, 17, 1, true, live, func(b *builder, i int) (int, int, int, int, int) {
+				height, width := 1+b.below(21), 1+b.below(17)
+				return b.below(22-height) - 1, b.below(18-width) - 1, height, width, b.below(2)
+			}),
+			stemStart(convShape{48, 2, 3, 3, 70, 7, 2, 3}, 5, 5, 3, false, live, func(b *builder, i int) (int, int, int, int, int) { return i % 4, 40 * (i % 3), 2, 3, i % 2 }),
+		)
+	}
 	for i, s := range []convShape{{16, 5, 5, 24, 33, 1, 1, 24}, {16, 3, 7, 40, 100, 1, 1, 40}, {16, 2, 2, 72, 130, 1, 1, 72}, {48, 5, 6, 16, 8, 1, 2, 16}, {16, 7, 3, 9, 20, 1, 1, 9}} {
 		for _, live := range []bool{false, true} {
 			cases = append(cases, blockStart(s, joinKind(2-i%3), live))

@@ -6,10 +6,13 @@ import (
 	"anynetx/bindings"
 )
 
-// inputCase makes n crops of h x w pixels from a set of images ih x iw with 1 or 3 channels; rectangle gives the source of row i.
-func inputCase(name string, n, h, w, ih, iw, channels int, rectangle func(b *builder, i int) (y, x, height, width, flip int)) Case {
-	b := newBuilder("input", fmt.Sprintf("%s %dx%d from %dx%dx%d batch %d", name, h, w, ih, iw, channels, n))
+// rectangles gives the source of row i of a batch.
+type rectangles func(b *builder, i int) (y, x, height, width, flip int)
+
+// input makes x, crops of a set of images ih x iw with 1 or 3 channels, and their labels y.
+func (b *builder) input(x Tensor, ih, iw, channels int, source rectangles) (image, y int32) {
 	const images, before, after = 7, 3, 2 // rows of the table around the batch
+	n := int(x.N)
 	pixels := make([]byte, images*ih*iw*channels)
 	for i := range pixels {
 		pixels[i] = byte(b.below(256))
@@ -26,7 +29,7 @@ func inputCase(name string, n, h, w, ih, iw, channels int, rectangle func(b *bui
 			row[bindings.SampleImage] = -1 // nobody may look here
 			continue
 		}
-		y, x, height, width, flip := rectangle(b, i-before)
+		y, x, height, width, flip := source(b, i-before)
 		row[bindings.SampleImage] = int32(b.below(images))
 		row[bindings.SampleY], row[bindings.SampleX], row[bindings.SampleH], row[bindings.SampleW] = int32(y), int32(x), int32(height), int32(width)
 		row[bindings.SampleFlip] = int32(flip)
@@ -36,13 +39,23 @@ func inputCase(name string, n, h, w, ih, iw, channels int, rectangle func(b *bui
 		b.add(Tensor{Name: "images", Tensor: bindings.Tensor{DType: bindings.U8, N: images, H: int32(ih), W: int32(iw), C: int32(channels)}, Data: pixels}),
 		b.integers("labels", 1, images, labels), b.integers("samples", rows, bindings.SampleColumns, samples), b.add(Tensor{Name: "norm", Tensor: plain(bindings.F32, 2, 3), Data: bindings.Bytes(norm)}),
 	}
-	op := mapOp(bindings.Input, n, h, w, 3)
+	op := mapOp(bindings.Input, n, int(x.H), int(x.W), 3)
 	op.Slot[0] = b.slot(before)
-	x := b.output("X", activationTensor(n, h, w, 3), 4)
+	image = b.add(x)
+	y = b.output("y", plain(bindings.I32, 1, n), 1)
+	b.op(op, in, []int32{image, y})
+	return image, y
+}
+
+// inputCase makes n crops of h x w pixels.
+func inputCase(name string, n, h, w, ih, iw, channels int, source rectangles) Case {
+	b := newBuilder("input", fmt.Sprintf("%s %dx%d from %dx%dx%d batch %d", name, h, w, ih, iw, channels, n))
+	x := Tensor{Name: "X", Tensor: activationTensor(n, h, w, 3), Output: true, Terms: 4}
 	if name == "resized" || name == "enlarged" {
-		b.slack(x, 16) // positions in float: off by e times the side, in pixels
+		x.Slack = 16 // positions in float: off by e times the side, in pixels
 	}
-	return b.op(op, in, []int32{x, b.output("y", plain(bindings.I32, 1, n), 1)}).Case
+	b.input(x, ih, iw, channels, source)
+	return b.Case
 }
 
 func inputCases() []Case {

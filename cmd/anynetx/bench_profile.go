@@ -113,7 +113,7 @@ func profileReport(profile [][]bindings.OpTime, r *benchJSON) ([]kindTime, []rec
 		peak = r.Ceilings.FMAF32GFLOPs / float64(r.Processes)
 	}
 	fraction := func(macs, ms float64) *float64 {
-		if macs == 0 || peak == 0 {
+		if macs == 0 || peak == 0 || ms == 0 {
 			return nil
 		}
 		f := 2 * macs / (ms * 1e6) / peak
@@ -142,7 +142,9 @@ func profileReport(profile [][]bindings.OpTime, r *benchJSON) ([]kindTime, []rec
 	var kinds []kindTime
 	for name, k := range byKind {
 		k.Share = k.MS / total
-		k.GFLOPs = 2 * macs[name] / (k.MS * 1e6)
+		if k.MS > 0 { // else all of them ran inside of other ops' kernels
+			k.GFLOPs = 2 * macs[name] / (k.MS * 1e6)
+		}
 		k.FractionOfPeak = fraction(macs[name], k.MS)
 		kinds = append(kinds, *k)
 	}

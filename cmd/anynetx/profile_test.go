@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,19 @@ import (
 	"anynetx/bindings"
 	"anynetx/engine"
 )
+
+// TestProfileOfFusedOps: an op that ran inside of another's kernel took no time, and the report is numbers all the same.
+func TestProfileOfFusedOps(t *testing.T) {
+	step := []bindings.OpTime{
+		{Op: bindings.Op{Kind: bindings.Input, Models: 1}, Runs: 1},
+		{Op: bindings.Op{Kind: bindings.ConvFwd, N: 1, C: 3, P: 2, Q: 2, K: 8, R: 3, Group: 3, Models: 1}, Runs: 1},
+		{Op: bindings.Op{Kind: bindings.SGD, Models: 1}, Runs: 1, NS: 1000},
+	}
+	kinds, records := profileReport([][]bindings.OpTime{step}, &benchJSON{Processes: 1, Ceilings: &bindings.Ceilings{FMAF32GFLOPs: 1}})
+	if text, err := json.Marshal([]any{kinds, records}); err != nil || len(kinds) != 3 {
+		t.Errorf("%s: %v", text, err)
+	}
+}
 
 // TestProfileSteps: the profiler of the harness records the steps that --profile-steps names and no others.
 func TestProfileSteps(t *testing.T) {

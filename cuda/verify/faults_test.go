@@ -39,22 +39,24 @@ func TestFaultsOfData(t *testing.T) {
 		at   int
 		text string
 	}{{bindings.SampleImage, "names image 9999"}, {bindings.SampleH, "rectangle"}, {bindings.SampleFlip, "flip 9999"}} {
-		c := find(t, "input whole")
-		c.Tensors = append([]conformance.Tensor(nil), c.Tensors...)
-		for i := range c.Tensors {
-			if c.Tensors[i].Name != "samples" {
-				continue
+		for _, name := range []string{"input whole", "input+conv_fwd"} { // alone, and in the stem's load
+			c, _ := find(t, name).InDType(bindings.F16)
+			c.Tensors = append([]conformance.Tensor(nil), c.Tensors...)
+			for i := range c.Tensors {
+				if c.Tensors[i].Name != "samples" {
+					continue
+				}
+				data := append([]byte(nil), c.Tensors[i].Data...)
+				value := int32(9999)
+				if column.at == bindings.SampleH {
+					value = 0
+				}
+				copy(data[4*(5*bindings.SampleColumns+column.at):], bindings.Bytes([]int32{value}))
+				c.Tensors[i].Data = data
 			}
-			data := append([]byte(nil), c.Tensors[i].Data...)
-			value := int32(9999)
-			if column.at == bindings.SampleH {
-				value = 0
-			}
-			copy(data[4*(5*bindings.SampleColumns+column.at):], bindings.Bytes([]int32{value}))
-			c.Tensors[i].Data = data
+			_, err := runCase(ctx, &c)
+			wantStatus(t, err, bindings.InvalidArgument, column.text)
 		}
-		_, err := runCase(ctx, &c)
-		wantStatus(t, err, bindings.InvalidArgument, column.text)
 	}
 	c := find(t, "xent")
 	c.Tensors = append([]conformance.Tensor(nil), c.Tensors...)
