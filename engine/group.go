@@ -25,8 +25,11 @@ type Group struct {
 	alone        bool                       // the back end runs one model a launch
 }
 
-// span is the places from first up to, not including, end.
-type span struct{ first, end int }
+// span is a program of the places from first up to, not including, end.
+type span struct {
+	mode       mode
+	first, end int
+}
 
 // NewGroup makes the trainers of runs whose networks (but for the classes), batches, dtypes and recipes agree in all that is part of a record.
 func NewGroup(ctx *bindings.Context, configs []Config, data []*Data) (*Group, error) {
@@ -138,41 +141,60 @@ func (g *Group) Close() {
 // Step trains each of the given trainers on its next batch, as its own Step would, and says what became of each.
 func (g *Group) Step(trainers []*Trainer) []error {
 	failures := make([]error, len(trainers))
-	var ready []int // positions in trainers, by place
+	var ready []*Trainer
+	var at []int // in trainers
 	for i, t := range trainers {
 		if failures[i] = t.prepare(); failures[i] == nil {
-			ready = append(ready, i)
+			ready, at = append(ready, t), append(at, i)
 		}
 	}
-	slices.SortFunc(ready, func(i, j int) int { return cmp.Compare(trainers[i].place, trainers[j].place) })
-	for len(ready) > 0 {
-		count := 1
-		for count < len(ready) && trainers[ready[count]].place == trainers[ready[0]].place+count {
-			count++
+	for i, err := range g.run(trainMode, ready) {
+		if err == nil {
+			err = ready[i].stepped()
 		}
-		neighbours := make([]*Trainer, count)
-		for i, at := range ready[:count] {
-			neighbours[i] = trainers[at]
-		}
-		for i, err := range g.run(neighbours) {
-			if err == nil {
-				err = neighbours[i].stepped()
-			}
-			failures[ready[i]] = err
-		}
-		ready = ready[count:]
+		failures[at[i]] = err
 	}
 	return failures
 }
 
-// run is a pass of neighbouring trainers through the training program.
-func (g *Group) run(neighbours []*Trainer) []error {
+// EndEpoch finishes the epoch of each of the given trainers, as its own EndEpoch would, and says what became of each. It is for those that
+// have come to the end together: each may as well finish its epoch by itself.
+func (g *Group) EndEpoch(trainers []*Trainer) ([]EpochResult, []error) {
+	return endEpochs(trainers, g.run)
+}
+
+// run is a pass of trainers through a program.
+func (g *Group) run(m mode, trainers []*Trainer) []error {
+	failures := make([]error, len(trainers))
+	order := make([]int, len(trainers)) // by place
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(i, j int) int { return cmp.Compare(trainers[i].place, trainers[j].place) })
+	for len(order) > 0 {
+		neighbours := []*Trainer{trainers[order[0]]}
+		for _, next := range order[1:] {
+			if trainers[next].place != neighbours[0].place+len(neighbours) {
+				break
+			}
+			neighbours = append(neighbours, trainers[next])
+		}
+		for i, err := range g.runNeighbours(m, neighbours) {
+			failures[order[i]] = err
+		}
+		order = order[len(neighbours):]
+	}
+	return failures
+}
+
+// runNeighbours is a pass of trainers in places behind one another.
+func (g *Group) runNeighbours(m mode, neighbours []*Trainer) []error {
 	failures := make([]error, len(neighbours))
-	program, err := g.program(span{neighbours[0].place, neighbours[0].place + len(neighbours)})
+	program, err := g.program(span{m, neighbours[0].place, neighbours[0].place + len(neighbours)})
 	if program == nil {
 		for i, t := range neighbours {
 			if failures[i] = err; err == nil {
-				failures[i] = t.run(trainMode)
+				failures[i] = t.run(m)
 			}
 		}
 		return failures
@@ -189,7 +211,7 @@ func (g *Group) run(neighbours []*Trainer) []error {
 	for i, t := range neighbours {
 		t.native += each
 		if err != nil {
-			failures[i] = fmt.Errorf("train program of %d models, epoch %d, step %d: %w", len(neighbours), t.epoch, t.step, err)
+			failures[i] = fmt.Errorf("%s program of %d models, epoch %d, step %d: %w", m, len(neighbours), t.epoch, t.step, err)
 		}
 	}
 	return failures
@@ -205,7 +227,7 @@ func (g *Group) program(s span) (*bindings.Program, error) {
 		return p, nil
 	}
 	for other, p := range g.programs { // trainers have come to an end: it will not be wanted again
-		if p != nil && other.first < s.end && s.first < other.end {
+		if p != nil && other.mode == s.mode && other.first < s.end && s.first < other.end {
 			p.Close()
 			delete(g.programs, other)
 		}
@@ -216,7 +238,7 @@ func (g *Group) program(s span) (*bindings.Program, error) {
 			members[t.place-s.first] = t
 		}
 	}
-	d, own := joined(members), []*bindings.Buffer{g.state, g.arena}
+	d, own := joined(members, s.mode), []*bindings.Buffer{g.state, g.arena}
 	for _, t := range members {
 		own = append(own, t.data.buffer, t.samples)
 	}
@@ -230,16 +252,16 @@ func (g *Group) program(s span) (*bindings.Program, error) {
 		p, err = nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the train program of %d models: %w", s.end-s.first, err)
+		return nil, fmt.Errorf("the %s program of %d models: %w", s.mode, s.end-s.first, err)
 	}
 	g.programs[s] = p
 	return p, nil
 }
 
-// joined is the training program of neighbouring trainers: an op that neighbours have in common is one for all of them. That is all but
+// joined is a program of neighbouring trainers: an op that neighbours have in common is one for all of them. That is all but
 // the input, since each has a data set of its own, and what goes by the number of classes. Its buffers are the group's two, then data and
 // samples of each trainer.
-func joined(members []*Trainer) bindings.ProgramDesc {
+func joined(members []*Trainer, mode mode) bindings.ProgramDesc {
 	d := bindings.ProgramDesc{Slots: slots * len(members)}
 	numbers := make([]map[int32]int32, len(members)) // of each member's tensors in the program
 	for m := range numbers {
@@ -252,7 +274,7 @@ func joined(members []*Trainer) bindings.ProgramDesc {
 			}
 			if _, ok := numbers[m][id]; !ok {
 				t := members[m]
-				tensor := t.lowered[trainMode].tensors[id].Tensor
+				tensor := t.lowered[mode].tensors[id].Tensor
 				tensor.Offset += uint64(t.at(tensor.Buffer))
 				switch tensor.Buffer {
 				case stateBuffer:
@@ -268,11 +290,11 @@ func joined(members []*Trainer) bindings.ProgramDesc {
 			ids[i] = numbers[m][id]
 		}
 	}
-	for i := range members[0].lowered[trainMode].ops {
+	for i := range members[0].lowered[mode].ops {
 		for m := 0; m < len(members); {
-			p := members[m].lowered[trainMode]
+			p := members[m].lowered[mode]
 			op, first := p.ops[i], m
-			for m++; m < len(members) && sameOp(p, members[m].lowered[trainMode], i); m++ {
+			for m++; m < len(members) && sameOp(p, members[m].lowered[mode], i); m++ {
 			}
 			number(first, op.In[:])
 			number(first, op.Out[:])

@@ -11,7 +11,8 @@ import (
 	"anynetx/bindings"
 )
 
-// memberOf is run m: of its own data set, classes, length, seed and rate; run 1 diverges.
+// memberOf is run m: of its own data set, classes, length, seed and rate; run 1 diverges. Runs 0, 2 and 4 end an epoch together, with tests
+// of other lengths.
 func memberOf(t *testing.T, ctx *bindings.Context, stem anynetx.Stem, m int) (Config, *Data) {
 	n := tiny(t, stem, 8, []int{10, 7, 100, 10, 100}[m])
 	c := testConfig(n)
@@ -19,7 +20,7 @@ func memberOf(t *testing.T, ctx *bindings.Context, stem anynetx.Stem, m int) (Co
 	if m == 1 {
 		c.Recipe.LearningRate = 1e6
 	}
-	return c, load(t, ctx, blobs(10+2*m, 1+2*(m%2), n.Setting.Classes, 32+16*m, 20))
+	return c, load(t, ctx, blobs(10+2*m, 1+2*(m%2), n.Setting.Classes, []int{64, 48, 64, 80, 64}[m], 20+8*m))
 }
 
 // outcome is what became of a run.
@@ -29,30 +30,26 @@ type outcome struct {
 	state   []byte
 }
 
-// train takes each trainer to its end or its divergence: step is the next one of those that are left.
-func train(t *testing.T, trainers []*Trainer, step func([]*Trainer) []error) []outcome {
+// train takes each trainer to its end or its divergence: step is the next one of those that are left, end is of those that have come to it.
+func train(t *testing.T, trainers []*Trainer, step func([]*Trainer) []error, end func([]*Trainer) ([]EpochResult, []error)) []outcome {
 	outcomes := make([]outcome, len(trainers))
 	for left := slices.Clone(trainers); len(left) > 0; {
-		failures := step(left)
-		var next []*Trainer
-		for i, trainer := range left {
-			o, err := &outcomes[slices.Index(trainers, trainer)], failures[i]
-			if p := trainer.Position(); err == nil && p.Step == p.StepsPerEpoch {
-				var r EpochResult
-				if r, err = trainer.EndEpoch(); err == nil {
-					o.results = append(o.results, r)
-				}
-			}
-			if err != nil && !errors.Is(err, ErrDiverged) {
+		must(t, errors.Join(step(left)...))
+		ended := slices.DeleteFunc(slices.Clone(left), func(trainer *Trainer) bool { return trainer.Position().Step < trainer.Position().StepsPerEpoch })
+		results, failures := end(ended)
+		for i, trainer := range ended {
+			o, p := &outcomes[slices.Index(trainers, trainer)], trainer.Position()
+			switch err := failures[i]; {
+			case err != nil && !errors.Is(err, ErrDiverged):
 				t.Fatal(err)
+			case err == nil:
+				o.results = append(o.results, results[i])
 			}
-			if p := trainer.Position(); err == nil && p.Epoch < p.Epochs {
-				next = append(next, trainer)
-				continue
+			if failures[i] != nil || p.Epoch == p.Epochs {
+				o.failure, o.state = fmt.Sprint(failures[i]), whole(t, trainer)
+				left = slices.DeleteFunc(slices.Clone(left), func(other *Trainer) bool { return other == trainer })
 			}
-			o.failure, o.state = fmt.Sprint(err), whole(t, trainer)
 		}
-		left = next
 	}
 	return outcomes
 }
@@ -76,7 +73,14 @@ func TestGroup(t *testing.T) {
 					must(t, trainer.Step())
 					must(t, trainer.WriteCheckpoint(&begun, nil))
 				}
-				want = append(want, train(t, []*Trainer{trainer}, func(one []*Trainer) []error { return []error{one[0].Step()} })...)
+				want = append(want, train(t, []*Trainer{trainer}, func(one []*Trainer) []error { return []error{one[0].Step()} },
+					func(one []*Trainer) (results []EpochResult, failures []error) {
+						for _, trainer := range one {
+							r, err := trainer.EndEpoch()
+							results, failures = append(results, r), append(failures, err)
+						}
+						return
+					})...)
 			}
 			if want[0].failure != "<nil>" || want[1].failure == "<nil>" {
 				t.Fatalf("run 1 was to diverge, run 0 not: %s, %s", want[1].failure, want[0].failure)
@@ -93,9 +97,18 @@ func TestGroup(t *testing.T) {
 					must(t, trainer.Initialize())
 				}
 			}
-			got := train(t, g.Trainers(), g.Step)
-			if together := len(g.programs) > 0; together != (backend == "reference") {
-				t.Errorf("common programs on %s: %v", backend, together)
+			together := map[mode]bool{}
+			note := func() {
+				for s := range g.programs {
+					together[s.mode] = true
+				}
+			}
+			got := train(t, g.Trainers(), g.Step, func(ended []*Trainer) ([]EpochResult, []error) {
+				defer note()
+				return g.EndEpoch(ended)
+			})
+			if want := map[string]int{"reference": len(modes), "cpu": 0}[backend]; len(together) != want {
+				t.Errorf("common programs on %s: %v, want %d", backend, together, want)
 			}
 			for m := range got {
 				if !bytes.Equal(got[m].state, want[m].state) || got[m].failure != want[m].failure || fmt.Sprint(got[m].results) != fmt.Sprint(want[m].results) {
@@ -134,7 +147,7 @@ func TestGroupLaunches(t *testing.T) {
 	order, err := places(g.Trainers())
 	must(t, err)
 	models := map[string][]int32{} // of the launches of an op
-	for _, op := range joined(order).Ops {
+	for _, op := range joined(order, trainMode).Ops {
 		name := op.Kind.String()
 		if op.R > 0 && op.H == 1 {
 			name = "head " + name
@@ -146,8 +159,8 @@ func TestGroupLaunches(t *testing.T) {
 		switch name {
 		case "input":
 			want = []int32{1, 1, 1, 1, 1}
-		case "head conv_fwd", "head conv_bwd", "xent": // 10, 7, twice 100, 10 classes: the run of most steps first
-			want = []int32{1, 1, 2, 1}
+		case "head conv_fwd", "head conv_bwd", "xent": // 10, 7, 10, twice 100 classes: the run of most steps first
+			want = []int32{1, 1, 1, 2}
 		}
 		if !slices.Equal(of, want) {
 			t.Errorf("%s has launches of %v models, want %v", name, of, want)
@@ -160,8 +173,12 @@ func TestGroupLaunches(t *testing.T) {
 	// What it takes is known before.
 	told, err := PlanMemory(ctx, configs...)
 	must(t, err)
-	workspace, err := ctx.Workspace(joined(order))
-	must(t, err)
+	workspace := int64(0)
+	for _, m := range modes {
+		common, err := ctx.Workspace(joined(order, m))
+		must(t, err)
+		workspace += common
+	}
 	for _, trainer := range order {
 		workspace += trainer.Memory().WorkspaceBytes
 	}

@@ -14,6 +14,8 @@ const (
 	evaluateMode               // forward from running statistics, loss and counters
 )
 
+var modes = [...]mode{trainMode, statisticsMode, evaluateMode}
+
 func (m mode) String() string { return [...]string{"train", "statistics", "evaluate"}[m] }
 
 // The slots of every program.

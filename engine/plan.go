@@ -21,7 +21,7 @@ type planOptions struct {
 	allLive bool // for tests: every tensor on its own memory, and none transient
 }
 
-// PlanMemory tells what a run will take, or several as a Group, without taking it: all places, each run's own programs and the common one.
+// PlanMemory tells what a run will take, or several as a Group, without taking it: all places, each run's own programs and the common ones.
 // What a group falls into when some have ended takes no more.
 func PlanMemory(ctx *bindings.Context, configs ...Config) (m Memory, err error) {
 	var runs []*Trainer
@@ -47,15 +47,17 @@ func PlanMemory(ctx *bindings.Context, configs ...Config) (m Memory, err error) 
 	if runs, err = places(runs); err != nil {
 		return Memory{}, err
 	}
-	common, err := ctx.Workspace(joined(runs))
-	var native *bindings.Error
-	if errors.As(err, &native) && native.Status == bindings.Unsupported { // they step in turn
-		return m, nil
+	for _, mode := range modes {
+		common, err := ctx.Workspace(joined(runs, mode))
+		var native *bindings.Error
+		if errors.As(err, &native) && native.Status == bindings.Unsupported { // they run in turn
+			return m, nil
+		}
+		if err != nil {
+			return Memory{}, fmt.Errorf("workspace of the %s program of %d models: %w", mode, len(runs), err)
+		}
+		m.WorkspaceBytes += common
 	}
-	if err != nil {
-		return Memory{}, fmt.Errorf("workspace of the train program of %d models: %w", len(runs), err)
-	}
-	m.WorkspaceBytes += common
 	return m, nil
 }
 
@@ -74,7 +76,7 @@ func memoryOf(ctx *bindings.Context, l *layout, arena int64, programs []*program
 // lowerAll lowers the three programs and plans their common arena.
 func lowerAll(ctx *bindings.Context, c Config, l *layout, train, test source, options planOptions) ([]*program, int64, error) {
 	var programs []*program
-	for _, m := range []mode{trainMode, statisticsMode, evaluateMode} {
+	for _, m := range modes {
 		src := train
 		if m == evaluateMode {
 			src = test

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
@@ -33,31 +32,6 @@ type Config struct {
 
 // Position is how far a run is: Step steps of Epoch are done.
 type Position struct{ Epoch, Step, StepsPerEpoch, Epochs int }
-
-// EpochResult is what an epoch brought. Training figures are those of the batches as they were trained on, errors are in percent.
-type EpochResult struct {
-	Epoch                                        int
-	LearningRate                                 float64
-	TrainLoss, TrainTop1ErrPct, TrainTop5ErrPct  float64
-	TestLoss, TestTop1ErrPct, TestTop5ErrPct     float64
-	TrainImages, PreciseBNImages, TestImagesSeen int
-}
-
-// ErrDiverged marks a run whose loss or gradients are no longer numbers.
-var ErrDiverged = errors.New("training diverged")
-
-// DivergedError says when a run diverged; errors.Is(err, ErrDiverged). It is looked for every 100 steps and at the end of an epoch, so
-// Epoch and Step are a function of the run's inputs.
-type DivergedError struct {
-	Epoch, Step int
-	Reason      string
-}
-
-func (e *DivergedError) Error() string {
-	return fmt.Sprintf("%v: %s by step %d of epoch %d; a lower learning rate or a longer warm-up may help", ErrDiverged, e.Reason, e.Step, e.Epoch)
-}
-
-func (e *DivergedError) Is(target error) bool { return target == ErrDiverged }
 
 const stepsBetweenChecks = 100
 
@@ -356,102 +330,6 @@ func (t *Trainer) stepped() error {
 		return err
 	}
 	return nil
-}
-
-// EndEpoch finishes an epoch whose steps are done: precise batch-norm statistics if the recipe wants them, then the test pass. The run
-// then stands at the start of the next epoch.
-func (t *Trainer) EndEpoch() (EpochResult, error) {
-	if !t.ready || t.step < t.steps {
-		return EpochResult{}, fmt.Errorf("%d of %d steps of epoch %d are done: call Step until all are", t.step, t.steps, t.epoch)
-	}
-	result := EpochResult{Epoch: t.epoch, LearningRate: t.LearningRate()}
-	training, err := t.readCounters(t.layout.training)
-	if err != nil {
-		return EpochResult{}, err
-	}
-	result.TrainLoss, result.TrainTop1ErrPct, result.TrainTop5ErrPct, result.TrainImages = training.figures()
-	if result.PreciseBNImages, err = t.preciseStatistics(); err != nil {
-		return EpochResult{}, err
-	}
-	if result.TestLoss, result.TestTop1ErrPct, result.TestTop5ErrPct, result.TestImagesSeen, err = t.evaluate(); err != nil {
-		return EpochResult{}, err
-	}
-	if err := t.write(t.layout.training, make([]byte, 8*bindings.Counters)); err != nil {
-		return EpochResult{}, err
-	}
-	t.epoch++
-	t.step = 0
-	return result, nil
-}
-
-// preciseStatistics makes the running statistics the mean over batches of freshly drawn training images, under fixed weights.
-func (t *Trainer) preciseStatistics() (images int, err error) {
-	batch := t.config.Recipe.Batch
-	if t.config.Recipe.PreciseBNImages == 0 {
-		return 0, nil
-	}
-	if err := t.useTable(preciseStream); err != nil {
-		return 0, err
-	}
-	batches := min(max(1, t.config.Recipe.PreciseBNImages/batch), t.steps)
-	for i := range batches {
-		t.slots[slotFirstRow] = float64(i * batch)
-		t.slots[slotBNMomentum] = 1 / float64(i+1)
-		if err := t.run(statisticsMode); err != nil {
-			return 0, err
-		}
-	}
-	return batches * batch, nil
-}
-
-// evaluate is a pass over the test images.
-func (t *Trainer) evaluate() (loss, top1, top5 float64, images int, err error) {
-	if err = t.write(t.layout.testing, make([]byte, 8*bindings.Counters)); err != nil {
-		return
-	}
-	batch := t.config.Recipe.Batch
-	for first, count := 0, len(t.data.set.Test.Labels); first < count; first += batch {
-		t.slots[slotFirstRow] = float64(first)
-		t.slots[slotValid] = float64(min(batch, count-first))
-		if err = t.run(evaluateMode); err != nil {
-			return
-		}
-	}
-	c, err := t.readCounters(t.layout.testing)
-	if err != nil {
-		return
-	}
-	loss, top1, top5, images = c.figures()
-	return
-}
-
-// counters are those of an epoch or a test pass, by the places named in package bindings.
-type counters [bindings.Counters]float64
-
-func (c counters) figures() (loss, top1, top5 float64, images int) {
-	seen := c[bindings.Seen]
-	return c[bindings.LossSum] / seen, 100 * (seen - c[bindings.Top1Right]) / seen, 100 * (seen - c[bindings.Top5Right]) / seen, int(seen)
-}
-
-// readCounters reads counters and looks for divergence.
-func (t *Trainer) readCounters(offset int64) (counters, error) {
-	var c counters
-	if err := t.read(offset, bindings.Bytes(c[:])); err != nil {
-		return c, err
-	}
-	reason := ""
-	switch loss := c[bindings.LossSum]; {
-	case c[bindings.NonFinite] != 0:
-		reason = fmt.Sprintf("%.0f values of gradients were not finite", c[bindings.NonFinite])
-	case math.IsNaN(loss) || math.IsInf(loss, 0):
-		reason = fmt.Sprintf("the loss was %v", loss)
-		if offset == t.layout.testing {
-			reason = fmt.Sprintf("the test loss was %v", loss)
-		}
-	default:
-		return c, nil
-	}
-	return c, &DivergedError{Epoch: t.epoch, Step: t.step, Reason: reason}
 }
 
 // read and write move bytes of the state.

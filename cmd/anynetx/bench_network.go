@@ -160,10 +160,8 @@ func timeSteps(ctx context.Context, device *bindings.Context, config engine.Conf
 			return 0, err
 		}
 		if p := t.Position(); p.Step == p.StepsPerEpoch {
-			for _, each := range g.Trainers() {
-				if _, err := each.EndEpoch(); err != nil {
-					return 0, err
-				}
+			if _, failures := g.EndEpoch(g.Trainers()); errors.Join(failures...) != nil {
+				return 0, errors.Join(failures...)
 			}
 			if ops { // the test's times are dropped
 				if _, err := device.Profile(); err != nil {

@@ -92,17 +92,23 @@ func together(t *testing.T, ctx *bindings.Context, dtype string, count int) []en
 		number[trainer] = m
 	}
 	for len(members) > 0 {
-		failures := g.Step(members)
-		var left []*engine.Trainer
-		for i, trainer := range members {
-			e, err := &endings[number[trainer]], failures[i]
-			if p := trainer.Position(); err == nil && p.Step == p.StepsPerEpoch {
-				var r engine.EpochResult
-				if r, err = trainer.EndEpoch(); err == nil {
-					e.results = append(e.results, r)
-				}
+		if err := errors.Join(g.Step(members)...); err != nil {
+			t.Fatal(err)
+		}
+		var left, ended []*engine.Trainer
+		for _, trainer := range members {
+			if p := trainer.Position(); p.Step == p.StepsPerEpoch {
+				ended = append(ended, trainer)
+			} else {
+				left = append(left, trainer)
 			}
-			if err != nil && !errors.Is(err, engine.ErrDiverged) {
+		}
+		results, failures := g.EndEpoch(ended)
+		for i, trainer := range ended {
+			e, err := &endings[number[trainer]], failures[i]
+			if err == nil {
+				e.results = append(e.results, results[i])
+			} else if !errors.Is(err, engine.ErrDiverged) {
 				t.Fatal(err)
 			}
 			if err == nil && trainer.Position().Epoch < trainer.Position().Epochs {
@@ -185,15 +191,28 @@ func single(t *testing.T, ctx *bindings.Context, c engine.Config, images int) (e
 	return e
 }
 
-// graphs counts those that a step of the trainers is.
-func graphs(t *testing.T, g *engine.Group, trainers []*engine.Trainer) (count int) {
-	t.Helper()
-	for _, line := range traced(t, func() {
+// step and end are of trainers of a group.
+func step(t *testing.T, g *engine.Group, trainers []*engine.Trainer) func() {
+	return func() {
 		if err := errors.Join(g.Step(trainers)...); err != nil {
 			t.Fatal(err)
 		}
-	}) {
-		if line == "graph" {
+	}
+}
+
+func end(t *testing.T, g *engine.Group, trainers []*engine.Trainer) func() {
+	return func() {
+		if _, failures := g.EndEpoch(trainers); errors.Join(failures...) != nil {
+			t.Fatal(errors.Join(failures...))
+		}
+	}
+}
+
+// lines counts those of a trace.
+func lines(t *testing.T, line string, f func()) (count int) {
+	t.Helper()
+	for _, l := range traced(t, f) {
+		if l == line {
 			count++
 		}
 	}
@@ -214,15 +233,7 @@ func TestGroupLaunches(t *testing.T) {
 		if err := ctx.Trace(bindings.TraceRanges); err != nil {
 			t.Fatal(err)
 		}
-		for _, line := range traced(t, func() {
-			if err := errors.Join(g.Step(g.Trainers())...); err != nil {
-				t.Fatal(err)
-			}
-		}) {
-			if line == "launch" {
-				count++
-			}
-		}
+		count = lines(t, "launch", step(t, g, g.Trainers()))
 		if err := ctx.Trace(0); err != nil {
 			t.Fatal(err)
 		}
@@ -245,7 +256,7 @@ func TestGroupLaunches(t *testing.T) {
 	}
 }
 
-// TestGroupMemory: PlanMemory is what a group takes, to the byte, also when it has fallen into two pieces. With less it trains one by one.
+// TestGroupMemory: PlanMemory is what a group takes, to the byte, also when it has fallen into two pieces. With less some of it is one by one.
 func TestGroupMemory(t *testing.T) {
 	onHarness(t)
 	numbers := []int{7, 3, 9, 5, 11} // by place
@@ -282,20 +293,29 @@ func TestGroupMemory(t *testing.T) {
 	}
 	enough := plan(numbers...) + int64(len(numbers))*(least-plan(numbers[0]))
 	for _, c := range []struct {
-		limit       int64
-		all, pieces int // graphs of a step of all runs, and without the one in the middle
-	}{{enough, 1, 2}, {enough - 1, 5, 2}} {
+		limit int64
+		end   int // graphs of the end of an epoch, whose test needs the last of the memory
+	}{{enough, 2}, {enough - 1, 1 + len(numbers)}} {
 		err := limited(c.limit, func(g *engine.Group) {
-			if n := graphs(t, g, g.Trainers()); n != c.all {
-				t.Errorf("with %d bytes, %d being enough, a step is %d graphs, want %d", c.limit, enough, n, c.all)
-			}
-			middle := slices.Index(numbers, 9)
-			if n := graphs(t, g, slices.Delete(slices.Clone(g.Trainers()), middle, middle+1)); n != c.pieces {
-				t.Errorf("with %d bytes, %d being enough, a step without the run in the middle is %d graphs, want %d", c.limit, enough, n, c.pieces)
+			all := g.Trainers()
+			graphs := []int{lines(t, "graph", step(t, g, all)), lines(t, "graph", step(t, g, all)), lines(t, "graph", end(t, g, all))}
+			if want := []int{1, 1, c.end}; !slices.Equal(graphs, want) {
+				t.Errorf("with %d bytes, %d being enough, two steps and an end are %v graphs, want %v", c.limit, enough, graphs, want)
 			}
 		}, numbers...)
 		if err != nil {
 			t.Errorf("with %d bytes, %d being enough: %v", c.limit, enough, err)
 		}
+	}
+	err := limited(enough, func(g *engine.Group) {
+		middle := slices.Index(numbers, 9)
+		pieces := slices.Delete(slices.Clone(g.Trainers()), middle, middle+1)
+		graphs := []int{lines(t, "graph", step(t, g, g.Trainers())), lines(t, "graph", step(t, g, pieces)), lines(t, "graph", end(t, g, pieces))}
+		if want := []int{1, 2, 4}; !slices.Equal(graphs, want) {
+			t.Errorf("with %d bytes, which are enough, a step, another in two pieces and an end are %v graphs, want %v", enough, graphs, want)
+		}
+	}, numbers...)
+	if err != nil {
+		t.Error(err)
 	}
 }
