@@ -104,6 +104,12 @@ static size_t tile_floats(const anx_conv_plan *p) {
   return (p->weights.a_c ? p->weights.a_c * (size_t)p->gi : p->a_c * (size_t)p->ci) + p->d_k * (size_t)p->co + p->weights.d_floats;
 }
 
+/* Maps of two columns are better packed, many images side by side, and so are channels that bf16's products take in pairs. */
+static int narrow(const anx_conv_plan *p, const anx_op *op) {
+  return op->kind == ANX_CONV_FWD && op->r == 3 && op->stride == 1 && p->gi == p->go && p->gi <= (p->pair == 1 ? ANX_NARROW : 1) &&
+         p->r_count == 3 && op->w > 2;
+}
+
 static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
   const int backward = op->kind == ANX_CONV_BWD;
   window(&p->r_low, &p->r_count, op->r, p->pad, op->stride, op->h, op->p);
@@ -113,6 +119,12 @@ static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
     p->d_pad_w = most(p->pad - p->s_low, p->s_low + p->s_count - 1 - p->pad);
   }
   p->rows = op->p;
+  if (narrow(p, op)) {
+    p->narrow = p->blocks = p->row_slices = 1;
+    p->slices = p->blocks_total;
+    p->a_floats = (size_t)(2 * p->go * op->q) * ANX_IMAGES;
+    return;
+  }
   p->blocks = least(p->blocks_total, 8);
   if (op->q > 4 || p->blocks < op->q) p->blocks = 1;
   for (tiles(p, op, backward); p->blocks > 2 && tile_floats(p) > TILE_FLOATS; tiles(p, op, backward)) p->blocks = divide_up(p->blocks, 2);

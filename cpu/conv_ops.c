@@ -92,7 +92,7 @@ static void pack_filter_part(void *argument, int part, int thread) {
 
 static void pack_filter(const anx_call *call) {
 #if PAIR == 2
-  anx_pool_run(call->pool, pack_filter_part, (void *)call, FILTER_PARTS);
+  if (!call->conv.narrow) anx_pool_run(call->pool, pack_filter_part, (void *)call, FILTER_PARTS);
 #else
   (void)call;
 #endif
@@ -100,7 +100,7 @@ static void pack_filter(const anx_call *call) {
 
 void FN(anx_conv_fwd)(const anx_call *call) {
   anx_conv_job job = {call, anx_conv_split(&call->conv, call->op, anx_pool_threads(call->pool), 0),
-                      call->conv.pointwise ? FN(anx_pointwise_forward) : FN(anx_spatial_forward)};
+                      call->conv.pointwise ? FN(anx_pointwise_forward) : call->conv.narrow ? FN(anx_narrow_forward) : FN(anx_spatial_forward)};
   pack_filter(call);
   anx_pool_run(call->pool, FN(anx_conv_task), &job, job.parts.tasks);
   if (call->out[FWD_SUMS]) anx_combine_sums(call->out[FWD_SUMS], call->partial, call->conv.slices, call->op->k);

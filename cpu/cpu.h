@@ -16,6 +16,7 @@
 
 #define ANX_IMAGES 16 /* images in the lanes of one pixel's vectors */
 #define ANX_MAX_FILTER 11 /* rows of the largest filter */
+#define ANX_NARROW 4      /* channels of the widest group that conv_narrow.c takes */
 
 typedef struct anx_pool anx_pool;
 typedef void (*anx_task)(void *arg, int index, int thread);
@@ -39,6 +40,7 @@ typedef struct anx_weight_tiles {
  * A slice is `blocks` image blocks x `rows` output rows, or (pointwise: R = 1) `rows` pixels of the one long row of outputs. */
 typedef struct anx_conv_plan {
   int pointwise, transposed; /* transposed: the weight gradient as a product over images and pixels, see conv_pointwise.c */
+  int narrow;         /* taken by conv_narrow.c: a slice is an image block */
   int groups, gi, go; /* groups; input and output channels of one */
   int pair, ci, co;   /* values in a slot of a tile, 2 in bf16 (isa.h); slots that hold gi and go channels */
   int pad, taps;      /* R/2; R R */

@@ -147,10 +147,18 @@ AI float anx_lane_sum(const float *v) {
 }
 
 AI double anx_lane_sum_f64(const float *v) {
+#if VL == 16
+  const __m512 all = vload(v);
+  const __m512d a = _mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(all)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(all, 1)));
+  const __m256d b = _mm256_add_pd(_mm512_castpd512_pd256(a), _mm512_extractf64x4_pd(a, 1));
+  const __m128d c = _mm_add_pd(_mm256_castpd256_pd128(b), _mm256_extractf128_pd(b, 1));
+  return c[0] + c[1];
+#else
   double a[8], b[4];
   for (int i = 0; i < 8; i++) a[i] = (double)v[i] + (double)v[i + 8];
   for (int i = 0; i < 4; i++) b[i] = a[i] + a[i + 4];
   return (b[0] + b[2]) + (b[1] + b[3]);
+#endif
 }
 
 /* Four sums at once, same order: rows of 16 floats at v, v+16, ... */
