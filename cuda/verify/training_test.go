@@ -57,6 +57,19 @@ func networks(t *testing.T) []*anynetx.Network {
 	return all
 }
 
+// smallNetwork is one that a few steps teach something.
+func smallNetwork(t *testing.T) *anynetx.Network {
+	a := anynetx.Architecture{
+		{Depth: 1, Width: 8, Bottleneck: 1, GroupWidth: 8}, {Depth: 1, Width: 16, Bottleneck: 1, GroupWidth: 8},
+		{Depth: 1, Width: 16, Bottleneck: 1, GroupWidth: 4}, {Depth: 1, Width: 16, Bottleneck: 1, GroupWidth: 16},
+	}
+	n, err := anynetx.Build(a, anynetx.Setting{Stem: anynetx.SimpleStemIN, StemWidth: 8, Strides: [4]int{1, 2, 1, 2}, Resolution: 8, Classes: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // train is some epochs over so many images, 16 a step; the results and the state's bytes.
 func train(t *testing.T, ctx *bindings.Context, n *anynetx.Network, dtype string, images, epochs int) ([]engine.EpochResult, []byte) {
 	t.Helper()
@@ -125,14 +138,7 @@ func TestTraining(t *testing.T) {
 
 // TestLearns: a small network learns in fp16 what it learns in fp32 on the CPU back end: 16 steps on the harness, 56 on a GPU.
 func TestLearns(t *testing.T) {
-	a := anynetx.Architecture{
-		{Depth: 1, Width: 8, Bottleneck: 1, GroupWidth: 8}, {Depth: 1, Width: 16, Bottleneck: 1, GroupWidth: 8},
-		{Depth: 1, Width: 16, Bottleneck: 1, GroupWidth: 4}, {Depth: 1, Width: 16, Bottleneck: 1, GroupWidth: 16},
-	}
-	n, err := anynetx.Build(a, anynetx.Setting{Stem: anynetx.SimpleStemIN, StemWidth: 8, Strides: [4]int{1, 2, 1, 2}, Resolution: 8, Classes: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
+	n := smallNetwork(t)
 	cpu, cuda := open(t, "cpu"), open(t, backend())
 	epochs, dtypes := 2, []string{"fp16"}
 	if backend() == "cuda" {

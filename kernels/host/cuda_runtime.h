@@ -1,5 +1,6 @@
 // cuda_runtime.h - as much of the CUDA runtime as cuda/ uses, on the harness. A stream runs what it was given at the last moment
-// (a synchronisation or a copy that waits), so that a missing wait shows; a captured graph is a list of launches.
+// (a synchronisation or a copy that waits), or, by chance, while another stream of the process is waited for, so that a missing wait and
+// memory that streams share show; a captured graph is a list of launches.
 #pragma once
 #include "harness.h"
 
@@ -43,8 +44,8 @@ cudaError_t cudaSetDevice(int);
 cudaError_t cudaMalloc(void **, size_t);
 cudaError_t cudaFree(void *);
 cudaError_t cudaMemGetInfo(size_t *free, size_t *total);
-cudaError_t cudaMemcpyAsync(void *, const void *, size_t, cudaMemcpyKind, cudaStream_t);
-cudaError_t cudaMemsetAsync(void *, int, size_t, cudaStream_t);
+cudaError_t cudaMemcpyAsync(void *, const void *, size_t, cudaMemcpyKind, cudaStream_t = nullptr);
+cudaError_t cudaMemsetAsync(void *, int, size_t, cudaStream_t = nullptr);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *, unsigned);
 cudaError_t cudaStreamDestroy(cudaStream_t);
 cudaError_t cudaStreamSynchronize(cudaStream_t);

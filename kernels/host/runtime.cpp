@@ -1,12 +1,14 @@
-// runtime.cpp - the CUDA runtime of the harness: memory between guard pages, streams as queues, graphs as lists.
+// runtime.cpp - the CUDA runtime of the harness: memory between guard pages, streams as queues that overtake each other, graphs as lists.
 #include "cuda_runtime.h"
 
 #include <atomic>
 #include <cstdio>
 #include <chrono>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -17,22 +19,25 @@ using Work = std::function<cudaError_t()>;
 struct Graph { std::vector<Work> nodes; };
 struct Event { std::chrono::steady_clock::time_point time; };
 struct Stream {
-  std::vector<Work> queue;
+  std::mutex turn; // of who adds or runs its work
+  std::deque<Work> queue;
   bool capturing = false;
   Graph *graph = nullptr;
   cudaError_t error = cudaSuccess; // stays, as in CUDA
+  std::string fault;               // its text
   uint64_t launches = 0;
 
-  cudaError_t flush() {
-    std::vector<Work> due;
-    due.swap(queue);
-    for (Work &w : due) {
-      if (error != cudaSuccess) break;
-      error = w();
-    }
-    return error;
+  void add(Work w) {
+    if (capturing) return graph->nodes.push_back(std::move(w));
+    std::lock_guard<std::mutex> hold(turn);
+    queue.push_back(std::move(w));
   }
-  void add(Work w) { (capturing ? graph->nodes : queue).push_back(std::move(w)); }
+  // What is next in the queue; the caller has the turn.
+  void run_next() {
+    const Work w = std::move(queue.front());
+    queue.pop_front();
+    if (error == cudaSuccess && (error = w()) != cudaSuccess) fault = last_fault();
+  }
 };
 
 namespace {
@@ -66,6 +71,15 @@ int capability() { // of the pretended device
   const char *text = getenv("ANX_HOST_SM");
   return text ? atoi(text) : 90;
 }
+size_t shared_most() { // of a block, in the CUDA programming guide's table of compute capabilities
+  switch (capability()) {
+    case 70: case 72: return 96 << 10;
+    case 75: return 64 << 10;
+    case 80: case 87: return 163 << 10;
+    case 86: case 89: case 120: return 99 << 10;
+    default: return 227 << 10;
+  }
+}
 bool old_driver() { return getenv("ANX_HOST_OLD_DRIVER"); } // one that knows CUDA 10.1
 size_t memory_limit() { // bytes of the pretended device
   const char *text = getenv("ANX_HOST_MEMORY");
@@ -77,16 +91,56 @@ size_t in_use() {
   return sum;
 }
 cudaError_t keep(cudaError_t e) { return e == cudaSuccess ? e : (last = e); }
+thread_local std::string last_text; // of a kernel's fault
+
+// The streams of the process. Work runs when somebody waits for it: that of the stream waited for as late as can be, and between it, by chance,
+// what is next in others, whoever's they are. The stream of no name (cudaStream_t 0) waits for none and none for it, as ours are non-blocking.
+struct Streams {
+  std::mutex lock;
+  std::vector<Stream *> all{new Stream};
+  Random random{base_seed()};
+
+  Stream *named(Stream *s) { return s ? s : all[0]; }
+  void run_another(Stream *s) {
+    std::unique_lock<std::mutex> hold(lock);
+    Stream *other = all[random.below(unsigned(all.size()))];
+    if (random.below(2) || other == s || !other->turn.try_lock()) return;
+    std::lock_guard<std::mutex> turn(other->turn, std::adopt_lock);
+    hold.unlock();
+    if (!other->queue.empty()) other->run_next();
+  }
+  cudaError_t wait_for(Stream *s) {
+    for (;;) {
+      run_another(s);
+      std::lock_guard<std::mutex> turn(s->turn);
+      if (!s->queue.empty()) {
+        s->run_next();
+        continue;
+      }
+      return tell(s);
+    }
+  }
+  cudaError_t tell(Stream *s) { // the caller has the turn
+    if (s->error != cudaSuccess) last_text = s->fault;
+    return keep(s->error);
+  }
+};
+Streams &streams() {
+  static Streams *const all = new Streams; // to the end of the process
+  return *all;
+}
 
 } // namespace
 
 cudaError_t later(Stream *s, std::function<cudaError_t()> work) {
+  s = streams().named(s);
   if (!s->capturing) note("launch\n");
   s->add(std::move(work));
   return cudaSuccess;
 }
 cudaError_t enqueue(Stream *s, dim3 grid, dim3 threads, size_t shared_bytes, std::function<void()> body) {
-  if (refused()) return keep(cudaErrorLaunchOutOfResources);
+  if (refused() || shared_bytes > shared_most()) return keep(cudaErrorLaunchOutOfResources);
+  s = streams().named(s);
   if (!s->capturing) note("launch\n");
   const uint64_t number = s->launches++;
   auto turn = std::make_shared<uint64_t>(0);
@@ -117,10 +171,11 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
   memset(p, 0, sizeof *p);
   snprintf(p->name, sizeof p->name, "CUDA kernels on the CPU");
   p->totalGlobalMem = memory_limit();
-  p->sharedMemPerBlockOptin = 227 << 10;
+  p->sharedMemPerBlockOptin = shared_most();
   const int sm = capability();
   p->major = sm / 10, p->minor = sm % 10;
-  p->multiProcessorCount = 4; // few, so that blocks loop over tiles
+  const char *units = getenv("ANX_HOST_UNITS");
+  p->multiProcessorCount = units ? atoi(units) : 4; // few, so that blocks loop over tiles; ANX_HOST_UNITS=1: in every kernel
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) { return device ? keep(cudaErrorInvalidDevice) : cudaSuccess; }
@@ -160,20 +215,35 @@ cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
   return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t s) {
-  if (s->capturing || kind == cudaMemcpyDeviceToDevice) {
-    s->add([=] { memcpy(to, from, bytes); return cudaSuccess; });
+  s = streams().named(s);
+  if (kind == cudaMemcpyHostToDevice && !s->capturing) { // from memory that may change when this returns
+    const char *first = static_cast<const char *>(from);
+    s->add([to, held = std::vector<char>(first, first + bytes)] { memcpy(to, held.data(), held.size()); return cudaSuccess; });
     return cudaSuccess;
   }
-  if (s->flush() == cudaSuccess) memcpy(to, from, bytes);
-  return keep(s->error);
+  s->add([=] { memcpy(to, from, bytes); return cudaSuccess; });
+  return kind == cudaMemcpyDeviceToHost && !s->capturing ? streams().wait_for(s) : cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t s) {
-  s->add([=] { memset(at, value, bytes); return cudaSuccess; });
+  streams().named(s)->add([=] { memset(at, value, bytes); return cudaSuccess; });
   return cudaSuccess;
 }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { *s = new Stream; return cudaSuccess; }
-cudaError_t cudaStreamDestroy(cudaStream_t s) { delete s; return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t s) { return keep(s->flush()); }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
+  std::lock_guard<std::mutex> hold(streams().lock);
+  streams().all.push_back(*s = new Stream);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t s) {
+  {
+    std::lock_guard<std::mutex> hold(streams().lock);
+    std::erase(streams().all, s);
+  }
+  s->turn.lock(); // who has it may still run its work
+  s->turn.unlock();
+  delete s;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t s) { return streams().wait_for(streams().named(s)); }
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
   if (s->capturing) return keep(cudaErrorInvalidValue);
   s->capturing = true;
@@ -191,7 +261,8 @@ cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *e, cudaGraph_t g, uns
 cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s) {
   note("graph\n");
   for (const Work &w : e->nodes) s->add(w);
-  return keep(s->error);
+  std::lock_guard<std::mutex> hold(s->turn);
+  return streams().tell(s);
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t g) { delete g; return cudaSuccess; }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e) { delete e; return cudaSuccess; }
@@ -210,7 +281,7 @@ const char *cudaGetErrorString(cudaError_t e) {
   switch (e) {
     case cudaSuccess: return "no error";
     case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorLaunchFailure: return last_fault();
+    case cudaErrorLaunchFailure: return last_text.c_str();
     case cudaErrorECCUncorrectable: return "uncorrectable ECC error encountered";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
     default: return "error of the harness";
