@@ -98,7 +98,7 @@ template <class Isa, class Conv> __global__ void __launch_bounds__(pointwise_thr
             store_vector(&stage.a[thread / 4 + 64 * i][vector + h], v);
           }
         }
-        __syncwarp();
+        __syncwarp(); // keeps values from staying in registers until they are stored
 #pragma unroll
         for (int i = 0; i < 2; i++)
           if (blockIdx.x == 0 && source[i] >= 0 && d0 + vector < depth_stride)

@@ -1,13 +1,16 @@
 // harness.h - runs unmodified CUDA kernels on the CPU, to prove them where there is no GPU.
 //
 // Every CUDA thread is a fiber; a block's fibers take turns on one OS thread and change places only where threads of a block can wait
-// for each other (__syncthreads, warp collectives, cp.async waits). Between those points the order of the fibers is random, by seed.
+// for each other (__syncthreads, warp collectives). Between those points the order of the fibers is random, by seed; between two barriers of
+// the block either all warps go from collective to collective in step, or, three times of four, one warp runs to the barrier before the
+// next begins, so that what one does early or late shows in the others.
 // What is unwritten shows: shared memory starts as NaNs, ends at a page nobody may touch, and device memory stands between such pages.
 // An asynchronous copy happens as late as CUDA allows, in random order, and its destination holds NaNs until then.
 //
-// What it finds: missing barriers, divergent barriers and collectives, deadlocks, missing waits, reads of unwritten memory, addresses
-// outside a buffer, misaligned vectors of ldmatrix and cp.async. What it cannot find: races inside a warp that random order does not
-// upset, bank conflicts, registers, the real rounding of tensor cores (accumulation here is float, in the order of k).
+// What it finds: missing barriers, also those that warps which go in step would never need, divergent barriers and collectives, deadlocks,
+// missing waits, reads of unwritten memory, addresses outside a buffer, misaligned vectors of ldmatrix and cp.async. What it cannot find:
+// races inside a warp that random order does not upset, bank conflicts, registers, the real rounding of tensor cores (accumulation here is
+// float, in the order of k). ANX_HOST_WITHOUT=conv_stem.cuh:80 leaves out the __syncthreads or __syncwarp of that line.
 //
 // A fault ends the launch, whose error is the stream's from then on (cudaErrorLaunchFailure); host::last_fault() has its text.
 #pragma once
@@ -35,6 +38,9 @@ namespace host {
 
 enum class State : uint8_t { ready, at_block_barrier, at_warp_collective, done };
 
+// Where threads wait for each other, in the source.
+struct Site { const char *file; int line; };
+
 struct AsyncCopy { void *to; const void *from; unsigned bytes, group; };
 
 struct Fiber {
@@ -43,7 +49,7 @@ struct Fiber {
   dim3 thread;
   unsigned number; // in the block
   State state;
-  const void *site; // where it waits
+  const Site *site; // where it waits
   void *payload;    // what it brings to a warp collective
   unsigned mask;
   unsigned committed; // groups of asynchronous copies
@@ -83,11 +89,12 @@ const char *last_fault();
 // Ends the launch in turn; a kernel does not come back from it.
 [[noreturn]] void fault(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void yield();
-void barrier(const void *site);
-int barrier_reduce(const void *site, int predicate, int kind); // kind 0: or, 1: and, 2: count
+void barrier(const Site *site);
+void sync_warp(unsigned mask, const Site *site);
+int barrier_reduce(const Site *site, int predicate, int kind); // kind 0: or, 1: and, 2: count
 
 // The last lane of the mask to come runs operation over all lanes' payloads (NULL outside the mask) and frees the others.
-void meet(unsigned mask, const void *site, void *payload, void (*operation)(void **payloads, const void *argument), const void *argument = nullptr);
+void meet(unsigned mask, const Site *site, void *payload, void (*operation)(void **payloads, const void *argument), const void *argument = nullptr);
 
 void copy_async(void *to, const void *from, unsigned bytes, unsigned valid);
 void commit_copies();
@@ -95,7 +102,7 @@ void wait_copies(unsigned groups_left);
 
 template <class T> struct Exchange { T in, out; int lane; };
 
-template <class T, class Source> T shuffle(unsigned mask, T value, const void *site, Source source, int argument) {
+template <class T, class Source> T shuffle(unsigned mask, T value, const Site *site, Source source, int argument) {
   Exchange<T> mine{value, value, argument};
   meet(mask, site, &mine, [](void **lanes, const void *from) {
     const Source &source = *static_cast<const Source *>(from);
@@ -111,7 +118,7 @@ template <class T, class Source> T shuffle(unsigned mask, T value, const void *s
   return mine.out;
 }
 
-template <class T> T reduce(unsigned mask, T value, const void *site, T (*join)(T, T)) {
+template <class T> T reduce(unsigned mask, T value, const Site *site, T (*join)(T, T)) {
   Exchange<T> mine{value, value, 0};
   meet(mask, site, &mine, [](void **lanes, const void *f) {
     T (*join)(T, T) = *static_cast<T (*const *)(T, T)>(f);
@@ -129,14 +136,14 @@ template <class T> T reduce(unsigned mask, T value, const void *site, T (*join)(
   return mine.out;
 }
 
-inline unsigned vote(unsigned mask, int predicate, const void *site) {
+inline unsigned vote(unsigned mask, int predicate, const Site *site) {
   const unsigned bit = predicate ? 1u << current->number % 32 : 0;
   return reduce<unsigned>(mask, bit, site, [](unsigned a, unsigned b) { return a | b; });
 }
 
 } // namespace host
 
-#define HOST_SITE ([]() -> const void * { static const char here = 0; return &here; }())
+#define HOST_SITE ([]() -> const host::Site * { static const host::Site here{__FILE__, __LINE__}; return &here; }())
 #define __global__
 #define __device__
 #define __host__
@@ -152,7 +159,7 @@ inline unsigned vote(unsigned mask, int predicate, const void *site) {
 #define __syncthreads_and(p) host::barrier_reduce(HOST_SITE, (p), 1)
 #define __syncthreads_count(p) host::barrier_reduce(HOST_SITE, (p), 2)
 #define HOST_FIRST(a, ...) a
-#define __syncwarp(...) host::meet(HOST_FIRST(__VA_ARGS__ __VA_OPT__(,) 0xffffffffu), HOST_SITE, nullptr, [](void **, const void *) {})
+#define __syncwarp(...) host::sync_warp(HOST_FIRST(__VA_ARGS__ __VA_OPT__(,) 0xffffffffu), HOST_SITE)
 #define __shfl_xor_sync(m, v, a) host::shuffle(m, v, HOST_SITE, [](int lane, int k) { return lane ^ k; }, a)
 #define __shfl_down_sync(m, v, a) host::shuffle(m, v, HOST_SITE, [](int lane, int k) { return lane + k; }, a)
 #define __shfl_up_sync(m, v, a) host::shuffle(m, v, HOST_SITE, [](int lane, int k) { return lane - k; }, a)

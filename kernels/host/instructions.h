@@ -11,7 +11,7 @@ template <class T> float half_of(uint32_t pair, int high) { return widen(uint16_
 
 // D[16][8] += A[16][K] B[K][8], K = 8 or 16. Row group r = lane / 4, column pair t = lane % 4:
 // a[i]: row r + 8 (i & 1), k = 2 t + {0, 1} + 8 (i >> 1);  b[i]: k = 2 t + {0, 1} + 8 i, column r;  d[i]: row r + 8 (i >> 1), column 2 t + (i & 1).
-template <class T, int K> void mma(float *d, const uint32_t *a, const uint32_t *b, const void *site) {
+template <class T, int K> void mma(float *d, const uint32_t *a, const uint32_t *b, const Site *site) {
   struct Fragments { float *d; const uint32_t *a, *b; } mine{d, a, b};
   meet(0xffffffffu, site, &mine, [](void **lanes, const void *) {
     float A[16][K], B[8][K];
@@ -38,7 +38,7 @@ template <class T, int K> void mma(float *d, const uint32_t *a, const uint32_t *
 
 // Quarter q of the warp: D[8][8] += A[8][4] B[4][8] of half. In it lane l is e = l % 4 + l / 16 * 4; A and B hold a row, a column of e, or,
 // transposed, 4 rows, 4 columns from e / 4 * 4 on at k = e % 4.
-template <bool transposed> void mma_k4(float *d, const uint32_t *a, const uint32_t *b, const void *site) {
+template <bool transposed> void mma_k4(float *d, const uint32_t *a, const uint32_t *b, const Site *site) {
   struct Fragments { float *d; const uint32_t *a, *b; } mine{d, a, b};
   meet(0xffffffffu, site, &mine, [](void **lanes, const void *) {
     for (int q = 0; q < 4; q++) {
@@ -62,7 +62,7 @@ template <bool transposed> void mma_k4(float *d, const uint32_t *a, const uint32
 }
 
 // count 8x8 matrices of 16-bit values; lane 8 m + i names row i of matrix m.
-template <int count, bool transposed> void ldmatrix(uint32_t *registers, const void *row, const void *site) {
+template <int count, bool transposed> void ldmatrix(uint32_t *registers, const void *row, const Site *site) {
   struct Load { uint32_t *registers; const char *row; } mine{registers, static_cast<const char *>(row)};
   meet(0xffffffffu, site, &mine, [](void **lanes, const void *) {
     auto load = [&](int l) { return static_cast<Load *>(lanes[l]); };

@@ -22,6 +22,16 @@ void exchange(Arguments a) { // needs its barrier
   if (!a.wrong) __syncthreads();
   a.out[threadIdx.x] = float(s.v[(threadIdx.x + 33) % blockDim.x].x);
 }
+void overwrite(Arguments a) { // needs its last barrier, unless all warps go in step
+  ANX_SHARED(Words, s);
+  s.v[threadIdx.x].x = threadIdx.x;
+  __syncthreads();
+  float sum = 0;
+  for (int i = 0; i < 4; i++) sum += __shfl_xor_sync(0xffffffffu, float(s.v[(threadIdx.x + 32) % blockDim.x].x), 1 << i);
+  if (!a.wrong) __syncthreads();
+  s.v[threadIdx.x].x = 0;
+  a.out[threadIdx.x] = sum;
+}
 void late_copies(Arguments a) { // needs its wait
   ANX_SHARED(Words, s);
   anx::copy_async(&s.v[threadIdx.x], a.in + 4 * threadIdx.x, 8);
@@ -90,6 +100,14 @@ int main() {
   }
   expect("a barrier orders shared memory", right);
   expect("a missing barrier shows with every seed", upset == 20);
+  right = true, upset = 0;
+  for (unsigned seed = 0; seed < 20; seed++) {
+    right &= run(overwrite, a, seed);
+    const float whole = out[0];
+    run(overwrite, wrong, seed);
+    upset += out[0] != whole || out[32] == 0;
+  }
+  expect("a warp that runs ahead shows with most seeds", right && upset >= 10);
   right = run(late_copies, a, 3);
   for (int i = 0; i < 64; i++) right &= out[i] == in[4 * i + 1];
   expect("an asynchronous copy, its rest zeros", right);

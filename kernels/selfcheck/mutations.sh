@@ -1,9 +1,10 @@
 #!/bin/bash
-# Breaks kernels one by one (mutations.txt) and demands that the conformance cases on the harness turn red: mutations.sh [line]
-# Needs `make harness` to have built; only the files that hold kernels are compiled again, from a copy under build/mutations/_src, which Go does not take for packages.
+# Breaks kernels one by one and demands that tests on the harness turn red: every barrier of barriers.txt left out, then mutations.txt, of
+# which `mutations.sh LINE` tries one. Needs `make harness` to have built; for a mutation only the files that hold kernels are compiled again,
+# from a copy under build/mutations/_src, which Go does not take for packages.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-root=$PWD work=$PWD/build/mutations
+root=$PWD work=$PWD/build/mutations mutate=kernels/selfcheck/mutate.py
 mkdir -p "$work/lib"
 cp build/lib/libanx_reference.so "$work/lib/"
 go test -c -o "$work/verify.test" ./cuda/verify
@@ -22,19 +23,52 @@ build() { # the library from the kernels in $work/_src
   wait
   g++ -shared -o "$work/lib/libanx_cuda_host.so" "$work"/emit_{conv,map}.o "${objects[@]}" build/kernels/libanx_harness.a
 }
-run() { # CASES: the exit code of the cases; 124 if they never end
-  (cd cuda/verify && ANX_CASES=$1 ANX_LIBRARY_DIR=$work/lib timeout 300 "$work/verify.test" -test.run 'TestConformance|TestModels/^f16' > "$work/log" 2>&1)
+run() { # TESTS CASES: their exit code, 124 if they never end
+  (cd cuda/verify && ANX_CASES=$2 ANX_LIBRARY_DIR=$work/lib timeout 300 "$work/verify.test" -test.run "$1" > "$work/log" 2>&1)
+}
+run_cases() { # CASES, or a test
+  case $1 in Test*) run "$1" "" ;; *) run 'TestConformance|TestModels/^f16' "$1" ;; esac
+}
+run_barriers() { # CASES; on one multiprocessor, so that every kernel's blocks loop
+  ANX_HOST_UNITS=1 run 'TestConformance/^f16' "$1"
 }
 restore() { rm -rf "$work/_src" && mkdir -p "$work/_src" && cp -r kernels cuda bindings "$work/_src/"; }
+is_found() { [ "$1" != 0 ] && [ "$1" != 124 ]; }
+reason() { # of the first failure in the log
+  { grep -m1 -oE '(harness: |barrier|deadlock|collective|lane |SIG[A-Z]+|fault)[^;]*|[^ ]+ is [^,]*, want.*|[0-9]+ of [0-9]+ values of .*|was overwritten|was written|NaN has no place.*' "$work/log" ||
+    grep -m1 -oE '_test.go:[0-9]+: .*' "$work/log" || tail -1 "$work/log"; } | head -1 | cut -c1-110
+}
+found=0 missed=0
+tell() { # CODE WHAT
+  if is_found "$1"; then
+    echo "found:  $2: $(reason)"
+    found=$((found + 1))
+  else
+    echo "MISSED: $2"
+    missed=$((missed + 1))
+  fi
+}
+green() { # COMMAND CASES: what nobody broke must be green, or a red case says nothing
+  "$@" || { echo "mutations: \"$2\" is red with whole kernels; see $work/log" >&2; exit 1; }
+}
 
-# Kernels that nobody broke must be green, or a red case says nothing.
 restore && build
-mutate=kernels/selfcheck/mutate.py
-grep -v '^#' kernels/selfcheck/mutations.txt | while IFS= read -r line; do python3 $mutate --cases "$line"; done | sort -u | while IFS= read -r cases; do
-  run "$cases" || { echo "mutations: \"$cases\" is red with whole kernels; see $work/log" >&2; exit 1; }
-done
+if [ -z "${1:-}" ]; then
+  sed -n 's/^[a-z][^|]*| //p' kernels/selfcheck/barriers.txt | sort -u | while IFS= read -r cases; do green run_barriers "$cases"; done
+  # Those whose comment says what they keep are for the compiler and order nothing.
+  while IFS=: read -r file line _; do
+    code=0
+    while IFS= read -r cases; do
+      code=0
+      ANX_HOST_WITHOUT=$file:$line run_barriers "$cases" || code=$?
+      ! is_found $code || break
+    done < <(sed -n "s/^$file | //p" kernels/selfcheck/barriers.txt)
+    tell $code "no barrier in $file:$line"
+  done < <(cd kernels && grep -HnE '^[^/]*__sync(threads|warp)\(' $(sed -n 's/^\([a-z][^ ]*\) | .*/\1/p' selfcheck/barriers.txt | sort -u) | grep -v '// keeps')
+fi
 
-found=0 missed=0 number=0
+grep -v '^#' kernels/selfcheck/mutations.txt | while IFS= read -r line; do python3 $mutate --cases "$line"; done | sort -u | while IFS= read -r cases; do green run_cases "$cases"; done
+number=0
 while IFS= read -r line; do
   case $line in '#'* | '') continue ;; esac
   number=$((number + 1))
@@ -43,14 +77,8 @@ while IFS= read -r line; do
   what=$(python3 $mutate "$work/_src/kernels" "$line")
   build
   code=0
-  run "$(python3 $mutate --cases "$line")" || code=$?
-  if [ $code != 0 ] && [ $code != 124 ]; then
-    echo "found:  $what: $(grep -m1 -oE 'harness: .*|(barrier|deadlock|collective|lane|SIGSEGV|fault)[^;]*|[^ ]+ is [^,]*, want.*|the second time.*|was overwritten|was written|NaN has no place.*' "$work/log" | head -1 | cut -c1-110)"
-    found=$((found + 1))
-  else
-    echo "MISSED: $what"
-    missed=$((missed + 1))
-  fi
+  run_cases "$(python3 $mutate --cases "$line")" || code=$?
+  tell $code "$what"
 done < kernels/selfcheck/mutations.txt
 echo "$found mutations found, $missed missed"
 [ "$missed" = 0 ] && [ "$found" -gt 0 ]
