@@ -67,18 +67,17 @@ if [ -z "${1:-}" ]; then
   done < <(cd kernels && grep -HnE '^[^/]*__sync(threads|warp)\(' $(sed -n 's/^\([a-z][^ ]*\) | .*/\1/p' selfcheck/barriers.txt | sort -u) | grep -v '// keeps')
 fi
 
-grep -v '^#' kernels/selfcheck/mutations.txt | while IFS= read -r line; do python3 $mutate --cases "$line"; done | sort -u | while IFS= read -r cases; do green run_cases "$cases"; done
-number=0
+lines() { # of mutations.txt, or the one that is asked for
+  grep -v '^#' kernels/selfcheck/mutations.txt | sed -n "${1:-1,$}p"
+}
+lines "$@" | while IFS= read -r line; do python3 $mutate --cases "$line"; done | sort -u | while IFS= read -r cases; do green run_cases "$cases"; done
 while IFS= read -r line; do
-  case $line in '#'* | '') continue ;; esac
-  number=$((number + 1))
-  [ -z "${1:-}" ] || [ "$1" = "$number" ] || continue
   restore
   what=$(python3 $mutate "$work/_src/kernels" "$line")
   build
   code=0
   run_cases "$(python3 $mutate --cases "$line")" || code=$?
   tell $code "$what"
-done < kernels/selfcheck/mutations.txt
+done < <(lines "$@")
 echo "$found mutations found, $missed missed"
 [ "$missed" = 0 ] && [ "$found" -gt 0 ]
