@@ -13,9 +13,9 @@ static int divide_up(int a, int b) { return (a + b - 1) / b; }
 static int round16(int n) { return (n + 15) / 16 * 16; }
 
 /* Cost per vector of images of a weight gradient, in multiply-adds: through transposed tiles, where channels are padded to 16 and transposing
- * takes 8, or from lane sums of a slice of n vectors, which take 6. */
+ * takes 13, or from lane sums of a slice of n vectors, which take 2. From some 48 vectors on, lane sums were faster whatever the channels. */
 static int transposing_pays(const anx_conv_plan *p, int n) {
-  return (int64_t)round16(p->gi) * (p->go + 8) * n < (int64_t)p->gi * p->go * (n + 6);
+  return n <= 32 && (int64_t)round16(p->gi) * (p->go + 13) * n < (int64_t)p->gi * p->go * (n + 2);
 }
 
 static int odd(int n) { return n | 1; }
@@ -28,7 +28,7 @@ static void plan_pointwise(anx_conv_plan *p, const anx_op *op) {
   const int cap = backward ? 64 * p->pair : 128;
   p->rows = most(16, least(cap, fit / 8 * 8));
   if (backward) {
-    p->transposed = transposing_pays(p, divide_up(least(p->rows, p->pixels), p->pair));
+    p->transposed = transposing_pays(p, divide_up(least(cap, p->pixels), p->pair));
     if (!p->transposed) p->rows = cap;
   }
   const int unit = op->stride == 1 ? 1 : op->q, units = p->pixels / unit; /* strided: whole output rows, whose input rows a slice owns */

@@ -259,27 +259,9 @@ static void weights_by_product(const anx_conv_plan *p, float *dw, const anx_shar
 
 static void weights_by_lanes(const anx_conv_plan *p, float *dw, const anx_share *share, const float *d, size_t d_k, const float *a, size_t a_c,
                              int vectors, anx_ahead *ahead) {
-  float lanes[32 * 16] __attribute__((aligned(64))) = {0}, out[32];
-  const float *columns[WEIGHT_COLUMNS];
-  for (int c0 = 0; c0 < p->gi; c0 += COLUMNS) {
-    const int cn = p->gi - c0 < COLUMNS ? p->gi - c0 : COLUMNS;
-    for (int k = share->k0; k < share->k1;) {
-      const int kb = anx_part(share->k1 - share->k0, WEIGHT_ROWS, k - share->k0);
-      for (int c = 0; c < cn;) {
-        const int jb = anx_part(cn, anx_weight_width[kb], c);
-        for (int j = 0; j < jb; j++) columns[j] = a + (size_t)(c0 + c + j) * a_c;
-        FN(anx_weight)(d + (size_t)k * d_k, d_k, columns, 1, 0, 0, 1, 0, 0, vectors, 16, 16, anx_ahead_take(ahead), lanes, kb,
-                       jb);
-        for (int i = 0; i < kb * jb; i += 4) anx_lane_sum4(lanes + 16 * i, out + i);
-        for (int i = 0; i < kb; i++) {
-          float *row = dw + (size_t)(k + i) * (size_t)p->gi + (size_t)(c0 + c);
-          for (int j = 0; j < jb; j++) row[j] = share->slice ? row[j] + out[i * jb + j] : out[i * jb + j];
-        }
-        c += jb;
-      }
-      k += kb;
-    }
-  }
+  const anx_lanes_tile t = {.d = d, .d_k = d_k, .a = a, .a_c = a_c, .vectors = vectors, .dw = dw, .dw_k = (size_t)p->gi, .add = share->slice > 0,
+                            .ahead = ahead};
+  for (int c = 0; c < p->gi; c += COLUMNS) FN(anx_lanes)(&t, share->k0, share->k1, c, p->gi - c < COLUMNS ? p->gi : c + COLUMNS);
 }
 
 static void bias_gradient(const anx_share *share, float *bias, const float *d, size_t d_k, int vectors) {

@@ -1,4 +1,4 @@
-/* point.c - all sizes of the register tile of point.h, and the choice among them. */
+/* point.c - all sizes of the register tiles of point.h, and the choice among them. */
 #include "point.h"
 
 /* What is done with the results, beside a bias or another gradient: nothing; the sums of a batch norm; mask and sums of a batch norm's gradient. */
@@ -66,11 +66,7 @@ AI void body(const anx_point_tile *t, int k, int pixel, int blocks, const int KB
     }
     const float *xc = x, *wc = t->w + (size_t)k * w_k;
     for (int c = 0; c < channels; c++, xc += x_c, wc += w_c) {
-      UNROLL for (int i = 0; i < TURN_LINES; i++, line += 64) __builtin_prefetch(line, 0, 2);
-      if (__builtin_expect(line >= end, 0)) {
-        anx_ahead_row(ahead);
-        line = ahead->line, end = ahead->end;
-      }
+      AHEAD_TURN(ahead, line, end);
       anx_tap(a, xc, 16, wc, w_k, KB, PB);
     }
     UNROLL for (int i = 0; i < KB; i++) finish(t, a + i * PB * LANES, k + i, at + (size_t)i * y_k, PB, END);
@@ -103,5 +99,69 @@ void FN(anx_point)(const anx_point_tile *t, int k0, int k1, int count) {
     if (more) point_table[few + 1][pixels][end](t, k0, at, more);
     point_table[few][pixels][end](t, k0 + more * (few + 1), at, blocks - more);
     at += pixels;
+  }
+}
+
+#define LANES_COLUMNS 4 /* whose sums are formed together; with POINT_CHANNELS rows they fill the registers */
+
+/* Blocks of JB columns from c on. */
+AI void lanes_body(const anx_lanes_tile *t, int k, int c, int blocks, const int KB, const int JB) {
+  anx_ahead *const ahead = t->ahead;
+  const char *line = ahead->line, *end = ahead->end;
+  const size_t d_k = t->d_k, a_c = t->a_c, dw_k = t->dw_k;
+  const int vectors = t->vectors, add = t->add;
+  for (; blocks; blocks--, c += JB) {
+    float lanes[POINT_CHANNELS * LANES_COLUMNS * 16] __attribute__((aligned(64)));
+    UNROLL for (int l = 0; l < LANES; l++) {
+      vf sum[POINT_CHANNELS * LANES_COLUMNS];
+      UNROLL for (int i = 0; i < KB * LANES_COLUMNS; i++) sum[i] = vzero();
+      const float *d = t->d + (size_t)k * d_k + l * VL, *a = t->a + (size_t)c * a_c + l * VL;
+      for (int i = 0; i < vectors; i++, d += 16, a += 16) {
+        AHEAD_TURN(ahead, line, end);
+        vf v[POINT_CHANNELS];
+        UNROLL for (int r = 0; r < KB; r++) v[r] = vload_slots(d + (size_t)r * d_k);
+        UNROLL for (int j = 0; j < JB; j++) {
+          const vf b = vload_slots(a + (size_t)j * a_c);
+          UNROLL for (int r = 0; r < KB; r++) sum[r * LANES_COLUMNS + j] = vmac(v[r], b, sum[r * LANES_COLUMNS + j]);
+        }
+      }
+      UNROLL for (int i = 0; i < KB * LANES_COLUMNS; i++) vstore(lanes + 16 * i + l * VL, sum[i]);
+    }
+    float *row = t->dw + (size_t)k * dw_k + (size_t)c;
+    UNROLL for (int r = 0; r < KB; r++, row += dw_k) {
+      float out[LANES_COLUMNS];
+      anx_lane_sum4(lanes + r * LANES_COLUMNS * 16, out);
+      if (add) {
+        UNROLL for (int j = 0; j < JB; j++) out[j] = row[j] + out[j];
+      }
+      memcpy(row, out, (size_t)JB * sizeof *row);
+    }
+  }
+  ahead->line = line;
+}
+
+#define LANES_ONE(KB, JB)                                                                                             \
+  static __attribute__((noinline)) void lanes_##KB##_##JB(const anx_lanes_tile *t, int k, int c, int blocks) {         \
+    lanes_body(t, k, c, blocks, KB, JB);                                                                              \
+  }
+#if POINT_CHANNELS == 6
+#define LANES_ROWS(F, JB) F(1, JB) F(2, JB) F(3, JB) F(4, JB) F(5, JB) F(6, JB)
+#else
+#define LANES_ROWS(F, JB) F(1, JB) F(2, JB) F(3, JB)
+#endif
+#define LANES_ALL(F) LANES_ROWS(F, 1) LANES_ROWS(F, 2) LANES_ROWS(F, 3) LANES_ROWS(F, 4)
+LANES_ALL(LANES_ONE)
+
+#define LANES_NAME(KB, JB) [KB][JB] = lanes_##KB##_##JB,
+typedef void (*lanes_fn)(const anx_lanes_tile *, int k, int c, int blocks);
+static const lanes_fn lanes_table[POINT_CHANNELS + 1][LANES_COLUMNS + 1] = {LANES_ALL(LANES_NAME)};
+
+void FN(anx_lanes)(const anx_lanes_tile *t, int k0, int k1, int c0, int c1) {
+  const int blocks = (c1 - c0) / LANES_COLUMNS, rest = (c1 - c0) % LANES_COLUMNS;
+  for (int k = k0; k < k1;) {
+    const int rows = anx_part(k1 - k0, POINT_CHANNELS, k - k0);
+    if (blocks) lanes_table[rows][LANES_COLUMNS](t, k, c0, blocks);
+    if (rest) lanes_table[rows][rest](t, k, c1 - rest, 1);
+    k += rows;
   }
 }

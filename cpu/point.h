@@ -1,4 +1,4 @@
-/* point.h - the register tile of 1x1 convolutions.
+/* point.h - the register tiles of 1x1 convolutions.
  *
  * KB output channels x PB pixels (x 16 images) stay in registers while the reduction runs over input channels; weights are broadcast. A call goes
  *   through many blocks of channels of the same pixels, whose columns stay in the first level cache, so that the loop of one block starts while the
@@ -13,10 +13,9 @@
 
 #include "tile.h"
 
-/* Memory that the next slice reads, a short row of each of many channels, brought near while this one is computed: TURN_LINES lines of it for each
- * reduction channel of a tile, which is about what memory delivers meanwhile, until all have been asked for. Kinds of rows (of X, of G ...) are
+/* Memory that the next slice reads, a short row of each of many channels, brought near while this one is computed: a line of it for each turn of a
+ * tile's loop, until all have been asked for; two would be more than memory delivers meanwhile. Kinds of rows (of X, of G ...) are
  * taken from the last to the first. */
-#define TURN_LINES 2
 typedef struct anx_rows {
   const char *at;
   size_t pitch; /* from one row to the next, bytes */
@@ -44,12 +43,16 @@ AI void anx_ahead_row(anx_ahead *a) {
   r->rows--;
 }
 
-/* What is left of the row at hand, spread over a weight tile that passes as many vectors as a row has lines; the next row follows. */
-AI anx_fetch anx_ahead_take(anx_ahead *a) {
-  const anx_fetch f = {a->line, a->kinds ? 64 * 256 / LANES : 0};
-  anx_ahead_row(a);
-  return f;
-}
+/* One turn, with copies of a's line and end in registers. */
+#define AHEAD_TURN(a, line, end)               \
+  do {                                         \
+    __builtin_prefetch(line, 0, 2);            \
+    line += 64;                                \
+    if (__builtin_expect(line >= end, 0)) {    \
+      anx_ahead_row(a);                        \
+      line = (a)->line, end = (a)->end;        \
+    }                                          \
+  } while (0)
 
 typedef struct anx_point_tile {
   const float *x; /* slots of the input; pixels are neighbours */
@@ -82,5 +85,18 @@ AI void anx_point_floats(anx_point_tile *t, float *y) {
 
 /* Output channels k0..k1-1 of count pixels; arrays indexed by output channel start at channel 0. */
 void FN(anx_point)(const anx_point_tile *, int k0, int k1, int count);
+
+/* Weight gradients from lane sums: dw[k][c] (+)= sum over vectors and lanes of d[k] a[c]. */
+typedef struct anx_lanes_tile {
+  const float *d, *a;
+  size_t d_k, a_c; /* channel strides, slots */
+  int vectors;
+  float *dw;
+  size_t dw_k;
+  int add; /* to what is in dw */
+  anx_ahead *ahead;
+} anx_lanes_tile;
+
+void FN(anx_lanes)(const anx_lanes_tile *, int k0, int k1, int c0, int c1);
 
 #endif
