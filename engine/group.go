@@ -226,7 +226,7 @@ func (g *Group) program(s span) (*bindings.Program, error) {
 	if p, ok := g.programs[s]; ok {
 		return p, nil
 	}
-	for other, p := range g.programs { // trainers have come to an end: it will not be wanted again
+	for other, p := range g.programs { // there is memory for one of a place
 		if p != nil && other.mode == s.mode && other.first < s.end && s.first < other.end {
 			p.Close()
 			delete(g.programs, other)

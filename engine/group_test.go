@@ -187,6 +187,41 @@ func TestGroupLaunches(t *testing.T) {
 	}
 }
 
+// TestGroupFailure: what a back end says of a launch is said of those that shared it, and what is wrong with a run of that run.
+func TestGroupFailure(t *testing.T) {
+	ctx := open(t, "reference", "")
+	var configs []Config
+	var sets []*Data
+	for m := range 5 {
+		c, d := memberOf(t, ctx, anynetx.ResStemCifar, m)
+		configs, sets = append(configs, c), append(sets, d)
+	}
+	must(t, sets[3].buffer.Write(int64(sets[3].train.labels.Offset), bytes.Repeat([]byte{99}, 4*sets[3].train.labels.Elements())))
+	g, err := NewGroup(ctx, configs, sets)
+	must(t, err)
+	defer g.Close()
+	all := g.Trainers() // by place: 3, 1, 0, 2, 4
+	for m, trainer := range all {
+		if m != 2 {
+			must(t, trainer.Initialize())
+		}
+	}
+	for _, c := range []struct {
+		trainers []*Trainer
+		fails    []bool
+	}{
+		{[]*Trainer{all[4], all[2], all[0], all[3]}, []bool{false, true, false, true}},
+		{[]*Trainer{all[4], all[2], all[1], all[3]}, []bool{false, true, true, true}}, // 3 and 1 in a launch
+	} {
+		before := c.trainers[0].Position().Step
+		for i, err := range g.Step(c.trainers) {
+			if (err != nil) != c.fails[i] || c.trainers[i].Position().Step != before+1 && err == nil {
+				t.Errorf("trainer in place %d: %v, at %+v", c.trainers[i].place, err, c.trainers[i].Position())
+			}
+		}
+	}
+}
+
 // TestGroupRefuses: runs whose records differ.
 func TestGroupRefuses(t *testing.T) {
 	ctx := open(t, "reference", "")
