@@ -207,9 +207,9 @@ func (g *Group) runNeighbours(m mode, neighbours []*Trainer) []error {
 	}
 	start := time.Now()
 	err = program.Run(values)
-	each := time.Since(start) / time.Duration(len(neighbours))
+	took := time.Since(start)
 	for i, t := range neighbours {
-		t.native += each
+		t.launched(m, len(neighbours), took)
 		if err != nil {
 			failures[i] = fmt.Errorf("%s program of %d models, epoch %d, step %d: %w", m, len(neighbours), t.epoch, t.step, err)
 		}

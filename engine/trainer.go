@@ -62,7 +62,8 @@ type Trainer struct {
 	tableStream string  // which table lies in the sample buffer; "" for none
 	tableEpoch  int
 
-	native time.Duration
+	native               time.Duration
+	launches, inLaunches float64 // of steps; runs that were in them
 }
 
 // validate checks what needs no data.
@@ -242,6 +243,18 @@ func (t *Trainer) Position() Position {
 // NativeTime is the time spent in native code since the trainer was made.
 func (t *Trainer) NativeTime() time.Duration { return t.native }
 
+// RunsPerLaunch is how many runs were in the launches of this one's steps, itself included: the mean, 0 before the first.
+func (t *Trainer) RunsPerLaunch() float64 { return t.inLaunches / max(1, t.launches) }
+
+// launched counts a pass in whose launches so many runs were, and the run's part of the time.
+func (t *Trainer) launched(m mode, runs int, took time.Duration) {
+	t.native += took / time.Duration(runs)
+	if m == trainMode {
+		t.launches++
+		t.inLaunches += float64(runs)
+	}
+}
+
 // LearningRate is that of the epoch in turn.
 func (t *Trainer) LearningRate() float64 {
 	epochs := t.config.ScheduleEpochs
@@ -260,7 +273,7 @@ func (t *Trainer) stream(name string) random.Stream {
 func (t *Trainer) run(m mode) error {
 	start := time.Now()
 	err := t.programs[m].Run(t.slots[:])
-	t.native += time.Since(start)
+	t.launched(m, 1, time.Since(start))
 	if err != nil {
 		return fmt.Errorf("%s program, epoch %d, step %d: %w", m, t.epoch, t.step, err)
 	}
