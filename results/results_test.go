@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -64,7 +65,7 @@ func TestRowsComeBackAsWritten(t *testing.T) {
 	}
 	meta, err := Metadata(path, "runs")
 	must(t, err)
-	if meta[MetaStudy] != "quick" || meta[MetaSchemaVersion] != "1" || !strings.Contains(meta[MetaUnits], `"test_top1_err_pct":"percent"`) {
+	if meta[MetaStudy] != "quick" || meta[MetaSchemaVersion] != strconv.Itoa(Tables().Version) || !strings.Contains(meta[MetaUnits], `"test_top1_err_pct":"percent"`) {
 		t.Errorf("footer is %v", meta)
 	}
 }

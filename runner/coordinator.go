@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
@@ -22,6 +21,7 @@ type RunOptions struct {
 	DataDir         string   // of the data sets
 	Devices         []string // "cpu", "cuda:0" ...; workers take them in turn; empty: "cpu"
 	Workers         int      // processes; 0: one per core of a CPU, one per device otherwise
+	Group           int      // runs of one architecture that a GPU trains in common launches, at most; 0: MostGrouped, 1: none
 	CheckpointEvery time.Duration
 	AcceptLibrary   bool                   // see WorkerOptions
 	Progress        Progress               // nil: none
@@ -194,7 +194,7 @@ func (c *coordinator) workers() int {
 	n := c.Workers
 	if n == 0 {
 		n = len(c.Devices)
-		if !strings.HasPrefix(c.Devices[0], "cuda") && !isGPU(c.Devices[0]) {
+		if !onGPU(c.Devices[0]) {
 			n = max(n, processors())
 		}
 		n = min(n, max(1, c.model.total-c.model.committed()))

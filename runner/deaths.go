@@ -93,6 +93,7 @@ func (c *coordinator) blame(s *slot, text string, crashed bool) error {
 				row.FailureClass, row.FailureText = classHung, reason
 			}
 			row.WallTime, row.Shared, row.Steps = ptr(time.Since(a.lease.Taken).Seconds()), training > 1, s.steps[r.ID]
+			row.Group = s.groups[r.ID]
 			if err := errors.Join(c.store.endAttempt(&a.lease, row), c.store.aftermath(r, &a.lease, row)); err != nil {
 				return err
 			}

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -359,7 +358,7 @@ func TestStoppedWorkerLosesTheFence(t *testing.T) {
 	if err != nil || l == nil || l.Attempt != 2 {
 		t.Fatalf("%+v %v", l, err)
 	}
-	if err := other.attempt(offer{run: given, lease: l, earlier: earlier}, other.trainers, &atomic.Bool{}, func() {}); err != nil {
+	if err := other.attempt(offer{run: given, lease: l, earlier: earlier}, &lane{trainers: other.trainers}, func() {}); err != nil {
 		t.Fatal(err)
 	}
 	if err := other.events.Close(); err != nil {

@@ -24,6 +24,7 @@ type fakeTrainers struct {
 	step     time.Duration
 	sabotage string // "momentum", "random": what a resume forgets
 	fail     func(r *PlannedRun, p engine.Position) error
+	groups   func(runs int) error // whether there may be one of so many
 }
 
 type fakeState struct {
@@ -38,6 +39,8 @@ type fakeTraining struct {
 	stream  random.Stream
 	resumed int // steps since the process began, for the sabotage of the random numbers
 	native  time.Duration
+
+	launches, inLaunches float64
 }
 
 func (f fakeTrainers) Open(r *PlannedRun) (Training, error) {
@@ -48,6 +51,47 @@ func (f fakeTrainers) Open(r *PlannedRun) (Training, error) {
 	return t, nil
 }
 
+// OpenGroup makes a group whose steps are those of its trainings, one after another.
+func (f fakeTrainers) OpenGroup(runs []*PlannedRun) (TrainingGroup, error) {
+	if f.groups != nil {
+		if err := f.groups(len(runs)); err != nil {
+			return nil, err
+		}
+	}
+	g := &fakeGroup{}
+	for _, r := range runs {
+		t, err := f.Open(r)
+		if err != nil {
+			return nil, err
+		}
+		g.list = append(g.list, t)
+	}
+	return g, nil
+}
+
+type fakeGroup struct{ list []Training }
+
+func (g *fakeGroup) Trainings() []Training { return g.list }
+
+func (g *fakeGroup) Step(list []Training) (failures []error) {
+	for _, t := range list {
+		err := t.Step()
+		t.(*fakeTraining).inLaunches += float64(len(list) - 1)
+		failures = append(failures, err)
+	}
+	return failures
+}
+
+func (g *fakeGroup) EndEpoch(list []Training) (results []EpochResult, failures []error) {
+	for _, t := range list {
+		r, err := t.EndEpoch()
+		results, failures = append(results, r), append(failures, err)
+	}
+	return results, failures
+}
+
+func (g *fakeGroup) Close() {}
+
 func (f fakeTrainers) Provenance() Provenance {
 	device := f.device
 	if device == "" {
@@ -56,7 +100,7 @@ func (f fakeTrainers) Provenance() Provenance {
 	return Provenance{Backend: "fake", Device: device, DeviceName: "none", Library: fmt.Sprintf("%064d", 1), Threads: 1}
 }
 
-func (f fakeTrainers) Need(r *PlannedRun) (int64, error) { return f.need, nil }
+func (f fakeTrainers) Need(runs ...*PlannedRun) (int64, error) { return int64(len(runs)) * f.need, nil }
 
 func (f fakeTrainers) Close() {}
 
@@ -89,6 +133,7 @@ func (t *fakeTraining) Step() error {
 	}
 	time.Sleep(t.step)
 	t.native += t.step
+	t.launches, t.inLaunches = t.launches+1, t.inLaunches+1
 	t.resumed++
 	n := uint64(t.state.Epoch*t.steps() + t.state.Step)
 	if t.sabotage == "random" {
@@ -158,6 +203,7 @@ func (t *fakeTraining) WriteWeights(w io.Writer) error {
 	return err
 }
 
+func (t *fakeTraining) RunsPerLaunch() float64    { return t.inLaunches / max(1, t.launches) }
 func (t *fakeTraining) NativeTime() time.Duration { return t.native }
 func (t *fakeTraining) Memory() engine.Memory     { return engine.Memory{StateBytes: 24} }
 func (t *fakeTraining) Close()                    {}

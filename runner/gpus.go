@@ -20,7 +20,7 @@ import (
 type gpuWatch struct {
 	nvml    *telemetry.NVML
 	monitor *telemetry.Monitor
-	extra   map[string]int64 // bytes that a run was seen to take beyond its plan, by device name
+	extra   map[string]int64 // bytes that a lane was seen to take beyond its plan, by device name
 	foreign map[string]bool  // devices that others were seen on
 }
 
@@ -28,6 +28,9 @@ type gpuWatch struct {
 func isGPU(device string) bool {
 	return strings.HasPrefix(device, "GPU-") || strings.HasPrefix(device, "MIG-")
 }
+
+// onGPU says whether a device is one by any name.
+func onGPU(device string) bool { return isGPU(device) || strings.HasPrefix(device, "cuda") }
 
 // openGPUs replaces "cuda" (all GPUs) and "cuda:1" by UUIDs, which the driver, CUDA and the results agree on, and begins to watch them.
 // Without a driver, what is not asked for by UUID is left to the back end.
@@ -180,7 +183,7 @@ func (c *coordinator) direct(now time.Time) {
 	}
 	for _, s := range c.slots {
 		if _, watched := states[s.device]; !watched && s.process != nil {
-			s.give(Orders{Models: 1, Costs: c.costs.of(s.name)})
+			s.give(Orders{Models: 1, Group: c.grouping(s), Costs: c.costs.of(s.name)})
 			continue
 		}
 		state, ok := states[s.device]
@@ -188,7 +191,7 @@ func (c *coordinator) direct(now time.Time) {
 			continue
 		}
 		d, ok := divide(state.Latest, s.pid)
-		o := Orders{Models: s.packing.models(), Costs: c.costs.of(s.name)}
+		o := Orders{Models: s.packing.models(), Group: c.grouping(s), Costs: c.costs.of(s.name)}
 		if ok {
 			if s.orders.Models == 0 { // nothing has been placed there yet
 				s.baseline = d.foreign
@@ -218,6 +221,14 @@ func (c *coordinator) direct(now time.Time) {
 	}
 }
 
+// grouping is how many runs may train in common launches on a device. Processors step them in turn: nothing is gained there.
+func (c *coordinator) grouping(s *slot) int {
+	if !onGPU(s.device) {
+		return 0
+	}
+	return cmp.Or(c.Group, MostGrouped)
+}
+
 // gpuTiming is how long things take on a GPU; zero is the default.
 type gpuTiming struct {
 	window time.Duration // in which work is measured: half a minute
@@ -237,14 +248,16 @@ func (c *coordinator) notice(device string, d share) {
 	}
 }
 
-// planned is what the runs in training were planned to take, and how many they are.
-func (s *slot) planned() (bytes int64, runs int) {
+// planned is what the runs in training were planned to take, and in how many lanes they are.
+func (s *slot) planned() (bytes int64, lanes int) {
+	there := map[string]bool{}
 	for id := range s.runs {
 		if !s.trained[id] {
-			bytes, runs = bytes+s.needs[id], runs+1
+			bytes += s.needs[id]
+			there[cmp.Or(s.groups[id], id)] = true
 		}
 	}
-	return bytes, runs
+	return bytes, len(there)
 }
 
 func (s *slot) training() int {
@@ -275,7 +288,7 @@ func (c *coordinator) told(s *slot, m *Message) {
 	case "ready":
 		s.name = m.Text
 	case "start":
-		s.needs[m.RunID], s.settled = m.Bytes, time.Now()
+		s.needs[m.RunID], s.groups[m.RunID], s.settled = m.Bytes, m.Group, time.Now()
 	case "progress", "epoch":
 		if g != nil && g.slot == s && g.first >= 0 {
 			s.work += (m.Share - g.message.Share) * c.unit.Seconds(g.run)

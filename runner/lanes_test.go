@@ -30,7 +30,7 @@ type gaugedTrainers struct {
 	need func(*PlannedRun) int64
 }
 
-func (t gaugedTrainers) Need(r *PlannedRun) (int64, error) { return t.need(r), nil }
+func (t gaugedTrainers) Need(runs ...*PlannedRun) (int64, error) { return t.need(runs[0]), nil }
 
 func (t gaugedTrainers) Open(r *PlannedRun) (Training, error) {
 	training, err := t.fakeTrainers.Open(r)

@@ -244,3 +244,10 @@ func (s *Store) endAttempt(l *lease, row *attemptRow) error {
 	}
 	return nil
 }
+
+// giveBack ends the attempt at a leased run before anything was trained: others may take it.
+func (s *Store) giveBack(o offer) error {
+	row := o.lease.row(o.run)
+	row.Outcome, row.Ended = outcomeStopped, time.Now().UTC()
+	return s.endAttempt(o.lease, row)
+}

@@ -33,6 +33,7 @@ const (
 
 	locksVariable  = "ANX_RUNNER_TEST_LOCKS"  // "missing": a file system without them
 	timingVariable = "ANX_RUNNER_TEST_TIMING" // a gpuTiming: window,sees
+	groupVariable  = "ANX_RUNNER_TEST_GROUP"  // RunOptions.Group; empty: 1
 )
 
 type fakeBehaviour struct {
@@ -239,7 +240,10 @@ func testCoordinator() int {
 		panic(err)
 	}
 	o := RunOptions{StudyFile: os.Args[1], Dir: os.Args[2], Workers: workers, Progress: progress, DataDir: os.Getenv("ANX_RUNNER_TEST_DATA")}
-	o.Join = o.StudyFile == ""
+	o.Join, o.Group = o.StudyFile == "", 1
+	if text := os.Getenv(groupVariable); text != "" {
+		o.Group, _ = strconv.Atoi(text)
+	}
 	if os.Getenv(locksVariable) == "missing" {
 		o.tryLock = func(path string, _ bool) (func(), bool, error) {
 			return nil, false, &os.PathError{Op: "flock", Path: path, Err: syscall.ENOLCK}

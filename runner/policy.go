@@ -131,6 +131,7 @@ type pastAttempt struct {
 	Started      time.Time
 	Ended        time.Time // of a lost one its last sign of life
 	Shared       bool      // other runs were on the device
+	Grouped      bool      // ... in the same launches
 	Checkpointed bool      // it left a checkpoint
 }
 
@@ -235,7 +236,8 @@ func (p *Policy) decide(attempts []pastAttempt, events []telemetry.Event) Decisi
 			because += " (" + event.Text + ")"
 		}
 		d.Run, d.Class = rule.Run, class
-		free := rule.Free || class == classCrash && a.Shared // one of several in the process took all of them down
+		free := rule.Free || class == classCrash && a.Shared // one of several in the process took all of them down ...
+		free = free || a.Grouped && rule.Run != runFails     // ... or one of several in the launch
 		if !free {
 			spent++
 		}
@@ -247,7 +249,7 @@ func (p *Policy) decide(attempts []pastAttempt, events []telemetry.Event) Decisi
 			if n := len(blamed[event.XID]); n >= p.ApplicationDevices {
 				return Decision{Run: runFails, Class: class, Reason: fmt.Sprintf("XID %d on %s: the run is at fault", event.XID, strings.Join(blamed[event.XID], " and "))}
 			}
-		case a.Shared && (class == classApplication || class == classCrash): // which of the runs there it was, only one that is alone can show
+		case a.Grouped && !rule.Free, a.Shared && (class == classApplication || class == classCrash): // which of the runs there it was, only one that is alone can show
 			d.Alone = true
 		case rule.Run == runAlone:
 			if d.Alone || !a.Shared { // it was alone: the device is too small

@@ -57,6 +57,11 @@ func shared(a pastAttempt) pastAttempt {
 	return a
 }
 
+func inGroup(a pastAttempt) pastAttempt {
+	a.Shared, a.Grouped = true, true
+	return a
+}
+
 func xid(device string, number int64, at float64) telemetry.Event {
 	return telemetry.Event{Device: device, Kind: telemetry.XID, XID: number, Time: second(at), Text: "XID"}
 }
@@ -94,6 +99,10 @@ func TestDecide(t *testing.T) {
 		{name: "crashed beside others", attempts: many(5, func(i int) pastAttempt { return shared(failedOn("A", classCrash, float64(i))) }), run: runElsewhere, class: classCrash, avoid: []string{"A"}, alone: true, says: "spends no attempt"},
 		{name: "hung twice", attempts: []pastAttempt{failedOn("A", classHung, 0), failedOn("B", classHung, 20)}, run: runElsewhere, class: classHung, avoid: []string{"A", "B"}},
 		{name: "hung three times", attempts: []pastAttempt{failedOn("A", classHung, 0), failedOn("B", classHung, 20), failedOn("A", classHung, 40)}, run: runFails, class: classHung, says: "failure 3 of 3"},
+		{name: "hung in a group", attempts: []pastAttempt{inGroup(failedOn("A", classHung, 0))}, run: runElsewhere, class: classHung, avoid: []string{"A"}, alone: true, says: "spends no attempt"},
+		{name: "and then by itself", attempts: []pastAttempt{inGroup(failedOn("A", classHung, 0)), failedOn("B", classHung, 20), failedOn("A", classHung, 40), failedOn("A", classHung, 60)}, run: runFails, class: classHung, says: "failure 3 of 3"},
+		{name: "diverged in a group", attempts: []pastAttempt{inGroup(failedOn("A", classDiverged, 0))}, run: runFails, class: classDiverged, says: "happen again"},
+		{name: "a contained error in a group", attempts: []pastAttempt{inGroup(failedOn("A", classDevice, 0))}, events: []telemetry.Event{xid("A", 94, 9)}, run: runRetry, class: "xid_contained"},
 		{name: "hung, and the echo of our kill", attempts: []pastAttempt{failedOn("A", classHung, 0)}, events: []telemetry.Event{xid("A", 45, 11)}, run: runElsewhere, class: classHung, avoid: []string{"A"}},
 		{name: "a full disk is nobody's failure", attempts: many(5, func(i int) pastAttempt { return failedOn("A", classFolder, float64(i)) })},
 

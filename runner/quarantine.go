@@ -31,6 +31,7 @@ type deviceRecord struct {
 	Text    string    `json:"text,omitempty"`
 	RunID   string    `json:"run_id,omitempty"`
 	Attempt int       `json:"attempt,omitempty"`
+	Group   string    `json:"group,omitempty"` // of the attempt
 	Class   string    `json:"class,omitempty"` // of the attempt's failure; "" if it did not fail
 	Steps   int64     `json:"steps,omitempty"` // that the attempt trained
 	Model   string    `json:"model,omitempty"` // footprintKey of a run that ran out of memory ...
@@ -199,6 +200,7 @@ type judgement struct {
 	read      int             // records
 	starts    int             // that failed, in a row ...
 	runs      map[string]bool // ... of these
+	failed    string          // group and class of the last attempt that failed in a group: the others fail with it
 	suspected []time.Time
 	unheard   []deviceRecord // attempts that speak against the device, unless the driver explains them otherwise
 	said      time.Time      // when the driver last said what may explain one
@@ -234,6 +236,12 @@ func (j *judgement) add(p *Policy, r deviceRecord) {
 		}
 		return
 	case recordAttempt:
+		if r.Group != "" && class != "" {
+			if again := j.failed == r.Group+class; again {
+				return
+			}
+			j.failed = r.Group + class
+		}
 		switch {
 		case class == "" && r.Steps == 0, class == classDiverged, class == classSource, class == classCancelled, class == classFolder, class == classInput,
 			class == classMemory, class == classUnsupported, class == classForeign: // says nothing of the device
@@ -331,7 +339,7 @@ func (s *Store) aftermath(r *PlannedRun, l *lease, row *attemptRow) error {
 	if row.Outcome != outcomeFailed && row.Outcome != outcomeCommitted {
 		return nil
 	}
-	return s.noteDevice(deviceRecord{Device: l.deviceKey(), Kind: recordAttempt, RunID: r.ID, Attempt: l.Attempt, Class: row.FailureClass, Steps: row.Steps, Text: row.FailureText})
+	return s.noteDevice(deviceRecord{Device: l.deviceKey(), Kind: recordAttempt, RunID: r.ID, Attempt: l.Attempt, Group: row.Group, Class: row.FailureClass, Steps: row.Steps, Text: row.FailureText})
 }
 
 // settled says whether a decision may be made after these attempts: the last one has not failed on a GPU, or what the driver knew of it then is
@@ -365,7 +373,7 @@ func past(attempts []attemptState) (list []pastAttempt) {
 			continue
 		}
 		p := pastAttempt{Device: a.lease.deviceKey(), Outcome: a.end.Outcome, Class: a.end.FailureClass, Started: a.lease.Taken, Ended: a.end.Ended,
-			Shared: a.end.Shared, Checkpointed: len(checkpoints(a.lease.folder())) > 0}
+			Shared: a.end.Shared, Grouped: a.end.Group != "", Checkpointed: len(checkpoints(a.lease.folder())) > 0}
 		if p.Ended.IsZero() {
 			p.Ended = p.Started
 			if a.end.WallTime != nil {

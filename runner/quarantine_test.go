@@ -23,6 +23,7 @@ func TestJudge(t *testing.T) {
 		return deviceRecord{Device: "GPU-0", Kind: recordAttempt, RunID: run, Class: classDevice, Steps: 1, Time: second(at)}
 	}
 	done := deviceRecord{Kind: recordAttempt, RunID: "z", Steps: 100}
+	in := func(group string, r deviceRecord) deviceRecord { r.Group = group; return r }
 	session, release := deviceRecord{Kind: recordSession}, deviceRecord{Kind: recordRelease}
 	for _, c := range []struct {
 		name    string
@@ -55,6 +56,11 @@ func TestJudge(t *testing.T) {
 		{"nobody heard the driver", []deviceRecord{lost("a", 0), lost("b", 60), {Kind: recordSession, Time: second(90)}}, deviceQuarantine, "class " + classDevice},
 		{"programs were at fault", []deviceRecord{lost("a", 0), said(telemetry.XID, 31, 0), said(telemetry.Heard, 0, 1), said(telemetry.XID, 31, 59), lost("b", 60), said(telemetry.Heard, 0, 61)}, "", ""},
 		{"programs were at fault before", []deviceRecord{said(telemetry.XID, 31, 0), lost("a", 6), said(telemetry.Heard, 0, 7), said(telemetry.XID, 31, 50), lost("b", 60), said(telemetry.Heard, 0, 61)}, deviceQuarantine, "class " + classDevice},
+		{"a group is lost once", []deviceRecord{in("g", lost("a", 0)), in("g", lost("b", 0)), in("g", lost("c", 1)), said(telemetry.Heard, 0, 2)}, "", ""},
+		{"and then another one", []deviceRecord{in("g", lost("a", 0)), in("g", lost("b", 0)), in("h", lost("a", 60)), said(telemetry.Heard, 0, 61)}, deviceQuarantine, "class " + classDevice},
+		{"a start that failed for a whole group", []deviceRecord{in("g", failed("a", classInternal, 0)), in("g", failed("b", classInternal, 0)), in("g", failed("c", classInternal, 0))}, "", ""},
+		{"and then for two more runs", []deviceRecord{in("g", failed("a", classInternal, 0)), in("g", failed("b", classInternal, 0)), failed("b", classInternal, 0), failed("a", classInternal, 0)}, deviceDrain, "3 attempts"},
+		{"a run that diverges does not hide its group", []deviceRecord{in("g", failed("a", classDiverged, 9)), in("g", failed("b", classInternal, 0)), failed("c", classInternal, 0), failed("d", classInternal, 0)}, deviceDrain, "3 attempts"},
 		{"others' memory", []deviceRecord{said(telemetry.ForeignMemory, 0, 0), said(telemetry.Answers, 0, 0)}, "", ""},
 		{"of another boot", []deviceRecord{{Kind: string(telemetry.XID), XID: 79, Boot: "before"}}, "", ""},
 		{"of this boot", []deviceRecord{{Kind: string(telemetry.XID), XID: 79, Boot: "now"}}, deviceQuarantine, "xid_fatal"},

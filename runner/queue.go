@@ -30,10 +30,14 @@ type offer struct {
 	bytes    int64    // that it is planned to take on the device; 0 where nobody asks
 	finish   *result  // the run's fate is known without training
 	waiting  bool     // others work on what is left, or on what it waits for
+	tooLarge bool     // it does not fit
 }
 
 // trains says that the run's fate is not known before.
 func (o offer) trains() bool { return o.finish == nil && o.decision.Run != runFails }
+
+// groups says that the run may train in common launches with others. One that has failed before is tried by itself.
+func (o offer) groups() bool { return o.trains() && o.decision.Run == "" && !o.decision.Alone }
 
 // refresh lists the runs, with those of rank ranges that are known by now.
 func (q *queue) refresh() error {
@@ -138,92 +142,130 @@ func (q *queue) row(r *PlannedRun) (*runRow, error) {
 // lookedAt is how many runs are asked whether they fit; behind so many that do not, no smaller one is looked for.
 const lookedAt = 64
 
+// folder is what a look at it says of all runs.
+type folder struct{ committed, again map[string]bool }
+
+func (q *queue) look() (f folder, err error) {
+	if err := q.refresh(); err != nil {
+		return f, err
+	}
+	if f.committed, err = q.store.refresh(); err != nil {
+		return f, err
+	}
+	f.again, err = q.again(f.committed)
+	return f, err
+}
+
 // next leases the longest run that can start and fits (nil: all do). Nothing at all (no run, not waiting) means that everything is committed.
 func (q *queue) next(fits func(*PlannedRun) bool) (offer, error) {
-	if err := q.refresh(); err != nil {
-		return offer{}, err
-	}
-	committed, err := q.store.refresh()
+	f, err := q.look()
 	if err != nil {
 		return offer{}, err
 	}
 	waiting := len(q.resolved) < len(q.store.Plan.Tasks) && len(q.only) == 0
-	again, err := q.again(committed)
+	tooLarge := 0
+	for _, r := range q.runs {
+		o, err := q.lease(r, f, fits)
+		if err != nil || o.lease != nil {
+			return o, err
+		}
+		waiting = waiting || o.waiting
+		if o.tooLarge {
+			if tooLarge++; tooLarge >= lookedAt {
+				break
+			}
+		}
+	}
+	return offer{waiting: waiting}, nil
+}
+
+// fellows leases the runs that may train in common launches with a leased one, as long as there is room: the longest first, and none that has
+// failed before.
+func (q *queue) fellows(leader *PlannedRun, room func(*PlannedRun) bool, take func(offer)) error {
+	f, err := q.look()
+	if err != nil {
+		return err
+	}
+	for _, r := range q.runs {
+		if r.ID == leader.ID || !r.sharesLaunches(leader) {
+			continue
+		}
+		attempts, err := readAttempts(q.store.workDir(r.ID))
+		if err != nil {
+			return err
+		}
+		if d, err := q.store.decide(attempts); err != nil {
+			return err
+		} else if d.Run != "" {
+			continue
+		}
+		o, err := q.lease(r, f, room)
+		switch {
+		case err != nil:
+			return err
+		case o.lease == nil:
+		case o.groups():
+			take(o)
+		default: // it failed meanwhile, or will never train
+			if err := q.store.giveBack(o); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// lease takes a run, unless it is committed, others work on it or on what it waits for (waiting), or it does not fit.
+func (q *queue) lease(r *PlannedRun, f folder, fits func(*PlannedRun) bool) (offer, error) {
+	if len(q.only) > 0 && !slices.Contains(q.only, r.ID) || f.committed[r.ID] && !f.again[r.ID] {
+		return offer{}, nil
+	}
+	o := offer{run: r}
+	if r.Source != nil {
+		if !f.committed[r.Source.ID] {
+			return offer{waiting: true}, nil
+		}
+		row, err := q.row(r.Source)
+		if err != nil {
+			return offer{}, err
+		}
+		if row.Status != statusDone {
+			o.finish = &result{status: statusFailed, class: classSource}
+		} else if !exists(q.store.sourcePath(r)) {
+			return offer{waiting: true}, nil
+		}
+	}
+	if o.finish == nil && q.store.cancelled(r.ID) {
+		o.finish = &result{status: statusFailed, class: classCancelled}
+	}
+	if off, err := q.keepsOff(r); err != nil || off {
+		return offer{waiting: off}, err
+	}
+	if fits != nil && o.finish == nil && !fits(r) {
+		return offer{waiting: true, tooLarge: true}, nil
+	}
+	var err error
+	if o.lease, o.earlier, err = q.store.take(r, q.me, &q.quiet); err != nil || o.lease == nil {
+		return offer{waiting: true}, err
+	}
+	if o.decision, err = q.store.decide(o.earlier); err != nil {
+		return offer{}, err
+	}
+	ranOut, err := q.store.ranOut(r)
 	if err != nil {
 		return offer{}, err
 	}
-	tooLarge := 0
-	for _, r := range q.runs {
-		if len(q.only) > 0 && !slices.Contains(q.only, r.ID) {
-			continue
-		}
-		if committed[r.ID] && !again[r.ID] {
-			continue
-		}
-		o := offer{run: r}
-		if r.Source != nil {
-			if !committed[r.Source.ID] {
-				waiting = true
-				continue
-			}
-			row, err := q.row(r.Source)
-			if err != nil {
-				return offer{}, err
-			}
-			if row.Status != statusDone {
-				o.finish = &result{status: statusFailed, class: classSource}
-			} else if !exists(q.store.sourcePath(r)) {
-				waiting = true
-				continue
-			}
-		}
-		if o.finish == nil && q.store.cancelled(r.ID) {
-			o.finish = &result{status: statusFailed, class: classCancelled}
-		}
-		off, err := q.keepsOff(r)
+	o.decision.Alone = o.decision.Alone || len(ranOut) > 0
+	if !f.committed[r.ID] { // unless it was while we took the lease
+		done, err := q.store.committed(r)
 		if err != nil {
 			return offer{}, err
 		}
-		if off {
-			waiting = true
-			continue
+		if done {
+			return offer{}, q.store.clear(r.ID)
 		}
-		if fits != nil && o.finish == nil && !fits(r) {
-			if waiting, tooLarge = true, tooLarge+1; tooLarge >= lookedAt {
-				break
-			}
-			continue
-		}
-		if o.lease, o.earlier, err = q.store.take(r, q.me, &q.quiet); err != nil {
-			return offer{}, err
-		}
-		if o.lease == nil {
-			waiting = true
-			continue
-		}
-		if o.decision, err = q.store.decide(o.earlier); err != nil {
-			return offer{}, err
-		}
-		ranOut, err := q.store.ranOut(r)
-		if err != nil {
-			return offer{}, err
-		}
-		o.decision.Alone = o.decision.Alone || len(ranOut) > 0
-		if !committed[r.ID] { // unless it was while we took the lease
-			done, err := q.store.committed(r)
-			if err != nil {
-				return offer{}, err
-			}
-			if done {
-				if err := q.store.clear(r.ID); err != nil {
-					return offer{}, err
-				}
-				continue
-			}
-		}
-		return o, nil
 	}
-	return offer{waiting: waiting}, nil
+	return o, nil
 }
 
 // keepsOff says whether a run that failed on this device is to be left to another one for a while. By the clock of this process: where no

@@ -5,8 +5,10 @@ import (
 	"image"
 	"image/color"
 	"image/png"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,14 +38,16 @@ tasks:
 
 const realRuns = 3 + 2 + 1
 
-// needCPU skips loudly without the library, unless ANX_REQUIRE asks for it.
-func needCPU(t *testing.T) {
+func needCPU(t *testing.T) { t.Helper(); need(t, "cpu") }
+
+// need skips loudly without a back end's library, unless ANX_REQUIRE asks for it.
+func need(t *testing.T, backend string) {
 	t.Helper()
-	if _, err := bindings.Load("cpu"); err != nil {
-		if strings.Contains(os.Getenv("ANX_REQUIRE"), "cpu") {
+	if _, err := bindings.Load(backend); err != nil {
+		if slices.Contains(strings.FieldsFunc(os.Getenv("ANX_REQUIRE"), func(r rune) bool { return r == ',' || r == ' ' }), backend) {
 			t.Fatal(err)
 		}
-		t.Skipf("SKIPPED: no real training without the CPU back end: %v", err)
+		t.Skipf("SKIPPED: no real training without the %s back end: %v", backend, err)
 	}
 }
 
@@ -203,5 +207,99 @@ func TestMeasuredForecast(t *testing.T) {
 	}
 	if f.DeviceHours <= 0 || f.DeviceHours > 1 || f.MemoryBytes < 1<<16 || f.Runs != realRuns || f.Images != 32*6*(3*6)+32*3*6*2+32*6*3 {
 		t.Errorf("%+v", f)
+	}
+}
+
+// launchStudy trains a network on parts of a set, at rates of which one is too high.
+const launchStudy = `name: launches
+seed: 5
+population:
+  architectures: [{depths: [1, 1, 1, 1], widths: [8, 8, 8, 16], bottlenecks: [1, 1, 1, 1], group_widths: [4, 8, 2, 1]}]
+recipes:
+  tiny: {batch: 16, precise_bn_images: 16}
+  gentle: {batch: 16, precise_bn_images: 16, learning_rate: 0.02, augmentation: {flip: true}}
+  wild: {batch: 16, precise_bn_images: 16, learning_rate: 1.0e+6, schedule: constant}
+defaults: {dataset: squares, recipe: tiny, train_images: 32, stem: simple_stem_in, stem_width: 8, resolution: 8, test_images: 16}
+tasks:
+  - {name: large, epochs: 2}
+  - {name: small, classes: 2, train_images: 16, recipe: gentle, epochs: 3}
+  - {name: wild, recipe: wild, epochs: 2}
+  - {name: longer, epochs: 3, start: {continue: large}}
+  - {name: tuned, classes: 2, epochs: 1, start: {init: large}}
+`
+
+// On a processor a group steps in turn, to the same bytes: here with data sets that do not stay on the device when they are not in use.
+func TestRealGroupsInTurn(t *testing.T) {
+	needCPU(t)
+	data, dir := squares(t), t.TempDir()
+	single := startStudy(t, writeStudy(t, launchStudy), dir, 1, "ANX_RUNNER_TEST_DATA="+data)
+	if err := single.Wait(); err == nil || !strings.Contains(single.err.String(), "1 of 5 runs failed (1 diverged)") {
+		t.Fatalf("%v\n%s", err, single.err.String())
+	}
+	want, dir := bytesOf(t, dir), t.TempDir()
+	study, err := ReadStudy(writeStudy(t, launchStudy))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, release, err := openStudy(study, &folderLocks{dir: dir}, DescribeData(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
+	stdin, hold := io.Pipe()
+	defer hold.Close()
+	go fmt.Fprintln(hold, `{"models":1,"group":16,"memory_bytes":1073741824}`)
+	err = Work(t.Context(), WorkerOptions{StudyDir: dir, DataDir: data, Stdin: stdin, Ordered: true, Trainers: func(o WorkerOptions, p *Plan) (Trainers, error) {
+		t, err := OpenEngine(o, p)
+		if err == nil {
+			t.(*engineTrainers).keep = 1
+		}
+		return t, err
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameBytes(t, want, dir)
+	if largest, groups := groupsOf(t, dir); largest != 3 || groups != 2 {
+		t.Errorf("%d groups, of %d runs at most", groups, largest)
+	}
+	for _, a := range readAll[attemptRow](t, dir, "attempts") {
+		if *a.RunsPerLaunch != 1 || a.ArenaBytes == nil || *a.DeviceTime <= 0 {
+			t.Errorf("%+v", a)
+		}
+	}
+}
+
+// A study on the CUDA back end, with kernels that run on the processor: with groups it commits the bytes that it has without, though it is killed in
+// the middle of one.
+func TestRealGroups(t *testing.T) {
+	need(t, "cuda_host")
+	const runs = 5
+	study, environment := writeStudy(t, launchStudy), []string{"ANX_RUNNER_TEST_DATA=" + squares(t), devicesVariable + "=cuda_host"}
+	train := func(dir, group string, more ...string) {
+		t.Helper()
+		c := startStudy(t, study, dir, 1, append(append(slices.Clone(environment), groupVariable+"="+group), more...)...)
+		if err := c.Wait(); err == nil || !strings.Contains(c.err.String(), "1 of 5 runs failed (1 diverged)") {
+			t.Fatalf("%v\n%s", err, c.err.String())
+		}
+	}
+	single, grouped := t.TempDir(), t.TempDir()
+	train(single, "1")
+	train(grouped, "0", exitVariable+"=checkpoint-000001-00000000 renamed", onceVariable+"="+filepath.Join(t.TempDir(), "once"))
+	sameBytes(t, bytesOf(t, single), grouped)
+	tidy(t, grouped, runs)
+	if lost, resumed := disturbances(t, grouped); lost != 3 || resumed < 1 {
+		t.Errorf("%d attempts were killed and %d resumed", lost, resumed)
+	}
+	for dir, most := range map[string]float64{single: 1, grouped: 3} {
+		largest := 0.0
+		for _, a := range readAll[attemptRow](t, dir, "attempts") {
+			if a.RunsPerLaunch != nil {
+				largest = max(largest, *a.RunsPerLaunch)
+			}
+		}
+		if largest != most {
+			t.Errorf("%v runs were in a launch at most, want %v", largest, most)
+		}
 	}
 }

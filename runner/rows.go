@@ -209,34 +209,36 @@ const (
 )
 
 type attemptRow struct {
-	RunID        string    `col:"run_id" json:"run_id"`
-	Attempt      int64     `col:"attempt" json:"attempt"`
-	Task         string    `col:"task" json:"task"`
-	Outcome      string    `col:"outcome" json:"outcome"`
-	FailureClass string    `col:"failure_class" json:"failure_class,omitempty"`
-	FailureText  string    `col:"failure_text" json:"failure_text,omitempty"`
-	Started      time.Time `col:"started_utc" json:"started_utc"`
-	Ended        time.Time `col:"ended_utc" json:"ended_utc,omitzero"`
-	WallTime     *float64  `col:"wall_time_s" json:"wall_time_s,omitempty"`
-	DeviceTime   *float64  `col:"device_time_s" json:"device_time_s,omitempty"`
-	EnergyJ      *float64  `col:"energy_j" json:"energy_j,omitempty"`
-	Images       *int64    `col:"images" json:"images,omitempty"`
-	ResumedFrom  *int64    `col:"resumed_from_step" json:"resumed_from_step,omitempty"`
-	StateBytes   *int64    `col:"state_bytes" json:"state_bytes,omitempty"`
-	ArenaBytes   *int64    `col:"arena_bytes" json:"arena_bytes,omitempty"`
-	Backend      string    `col:"backend" json:"backend"`
-	Device       string    `col:"device" json:"device"`
-	DeviceName   string    `col:"device_name" json:"device_name,omitempty"`
-	Host         string    `col:"host" json:"host"`
-	PID          *int64    `col:"pid" json:"pid,omitempty"`
-	Threads      *int64    `col:"threads" json:"threads,omitempty"`
-	LibrarySHA   string    `col:"library_sha256" json:"library_sha256,omitempty"`
-	GitCommit    string    `col:"git_commit" json:"git_commit,omitempty"`
-	ConfigSHA    string    `col:"config_sha256" json:"config_sha256,omitempty"`
+	RunID         string    `col:"run_id" json:"run_id"`
+	Attempt       int64     `col:"attempt" json:"attempt"`
+	Task          string    `col:"task" json:"task"`
+	Outcome       string    `col:"outcome" json:"outcome"`
+	FailureClass  string    `col:"failure_class" json:"failure_class,omitempty"`
+	FailureText   string    `col:"failure_text" json:"failure_text,omitempty"`
+	Started       time.Time `col:"started_utc" json:"started_utc"`
+	Ended         time.Time `col:"ended_utc" json:"ended_utc,omitzero"`
+	WallTime      *float64  `col:"wall_time_s" json:"wall_time_s,omitempty"`
+	DeviceTime    *float64  `col:"device_time_s" json:"device_time_s,omitempty"`
+	RunsPerLaunch *float64  `col:"runs_per_launch" json:"runs_per_launch,omitempty"`
+	EnergyJ       *float64  `col:"energy_j" json:"energy_j,omitempty"`
+	Images        *int64    `col:"images" json:"images,omitempty"`
+	ResumedFrom   *int64    `col:"resumed_from_step" json:"resumed_from_step,omitempty"`
+	StateBytes    *int64    `col:"state_bytes" json:"state_bytes,omitempty"`
+	ArenaBytes    *int64    `col:"arena_bytes" json:"arena_bytes,omitempty"`
+	Backend       string    `col:"backend" json:"backend"`
+	Device        string    `col:"device" json:"device"`
+	DeviceName    string    `col:"device_name" json:"device_name,omitempty"`
+	Host          string    `col:"host" json:"host"`
+	PID           *int64    `col:"pid" json:"pid,omitempty"`
+	Threads       *int64    `col:"threads" json:"threads,omitempty"`
+	LibrarySHA    string    `col:"library_sha256" json:"library_sha256,omitempty"`
+	GitCommit     string    `col:"git_commit" json:"git_commit,omitempty"`
+	ConfigSHA     string    `col:"config_sha256" json:"config_sha256,omitempty"`
 
 	// For decisions about the next attempt:
-	Shared bool  `json:"shared,omitempty"` // other runs were on the device at some time
-	Steps  int64 `json:"steps,omitempty"`  // trained
+	Shared bool   `json:"shared,omitempty"` // other runs were on the device at some time
+	Group  string `json:"group,omitempty"`  // of runs in common launches: what happens on the device happens to all of them
+	Steps  int64  `json:"steps,omitempty"`  // trained
 }
 
 // Event is something that happened to a study.

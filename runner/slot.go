@@ -36,11 +36,12 @@ type slot struct {
 	again   time.Time         // when to start one again; zero: never
 
 	// Of a worker on a GPU.
-	name     string           // of the device
-	needs    map[string]int64 // bytes that attempts in hand were planned to take, by run ID
-	settled  time.Time        // when a run last came or went
-	baseline int64            // bytes that others had when the worker began
-	work     float64          // done so far, as predicted
+	name     string            // of the device
+	needs    map[string]int64  // bytes that attempts in hand were planned to take, by run ID
+	groups   map[string]string // those of them that train in common launches
+	settled  time.Time         // when a run last came or went
+	baseline int64             // bytes that others had when the worker began
+	work     float64           // done so far, as predicted
 	packing  packing
 	orders   Orders // the last ones
 
@@ -67,16 +68,16 @@ func (c *coordinator) spawn(s *slot) {
 	}
 	if isGPU(s.device) {
 		arguments = append(arguments, "--uuid", s.device)
-		if c.gpus != nil {
-			arguments = append(arguments, "--ordered")
-		}
+	}
+	if onGPU(s.device) {
+		arguments = append(arguments, "--ordered")
 	}
 	if c.AcceptLibrary {
 		arguments = append(arguments, "--accept-library")
 	}
 	s.ready, s.fatal, s.cpu, s.images = false, nil, 0, 0
 	s.runs, s.trained, s.steps, s.hung = map[string]int{}, map[string]bool{}, map[string]int64{}, map[string]string{}
-	s.needs, s.orders, s.baseline = map[string]int64{}, Orders{}, 0
+	s.needs, s.groups, s.orders, s.baseline = map[string]int64{}, map[string]string{}, Orders{}, 0
 	s.tail = &tail{}
 	command := exec.Command(c.Command[0], arguments...)
 	command.SysProcAttr = child()

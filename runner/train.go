@@ -74,7 +74,7 @@ func newestFirst(dir string) []checkpoint {
 // training is a leased run on its way.
 type training struct {
 	w       *worker
-	in      Trainers
+	in      *lane
 	r       *PlannedRun
 	l       *lease
 	t       Training
@@ -83,6 +83,7 @@ type training struct {
 	saved   time.Time     // the last checkpoint
 	told    time.Time     // the last progress message
 	native  time.Duration // of trainings that are closed
+	crowd   float64       // the runs that were in the launches of the last one's steps, in the mean
 	asked   time.Time     // whether the run is cancelled
 	pace    pace
 	expect  float64 // seconds that the end of the epoch under way may take
@@ -90,7 +91,7 @@ type training struct {
 }
 
 // train takes a run from its newest valid checkpoint, or from its start, to its end, and returns its epochs.
-func (w *worker) train(o offer, in Trainers, row *attemptRow) ([]EpochResult, error) {
+func (w *worker) train(o offer, in *lane, row *attemptRow) ([]EpochResult, error) {
 	g := &training{w: w, in: in, r: o.run, l: o.lease, saved: time.Now()}
 	if err := os.MkdirAll(o.lease.folder(), 0o777); err != nil {
 		return nil, diskError(err)
@@ -105,6 +106,9 @@ func (w *worker) train(o offer, in Trainers, row *attemptRow) ([]EpochResult, er
 		w.mu.Unlock()
 		row.Steps = g.pace.steps
 		row.DeviceTime, row.Images = ptr(g.native.Seconds()), &g.images
+		if g.crowd > 0 {
+			row.RunsPerLaunch = &g.crowd
+		}
 		if g.journal != nil {
 			g.journal.Close()
 		}
@@ -130,7 +134,7 @@ func (w *worker) train(o offer, in Trainers, row *attemptRow) ([]EpochResult, er
 // open opens the training, in place of one that is open.
 func (g *training) open() (err error) {
 	g.close()
-	t, err := g.in.Open(g.r)
+	t, err := g.in.trains().Open(g.r)
 	if err == nil {
 		g.t = t
 	}
@@ -140,6 +144,7 @@ func (g *training) open() (err error) {
 func (g *training) close() {
 	if g.t != nil {
 		g.native += g.t.NativeTime()
+		g.crowd = g.t.RunsPerLaunch()
 		g.t.Close()
 		g.t = nil
 	}
@@ -332,7 +337,8 @@ func (g *training) tell(kind string) {
 	g.told = time.Now()
 	p := g.t.Position()
 	first := g.firstEpoch()
-	m := Message{Kind: kind, Steps: g.pace.steps, Expect: max(g.expect, g.pace.median()), RunID: g.r.ID, Task: g.r.Task.Name, ArchID: g.r.Member.ID, Attempt: g.l.Attempt, Epoch: p.Epoch, Epochs: p.Epochs,
+	expect := max(g.expect, g.pace.median()) + g.in.expect(g.pace.end(g.endBatches()))
+	m := Message{Kind: kind, Steps: g.pace.steps, Expect: expect, RunID: g.r.ID, Task: g.r.Task.Name, ArchID: g.r.Member.ID, Attempt: g.l.Attempt, Epoch: p.Epoch, Epochs: p.Epochs,
 		Share: (float64(p.Epoch-first) + float64(p.Step)/float64(max(p.StepsPerEpoch, 1))) / float64(max(p.Epochs-first, 1))}
 	if n := len(g.epochs); n > 0 && measured(g.epochs[n-1].TestTop1ErrPct) != nil {
 		m.Error = g.epochs[n-1].TestTop1ErrPct

@@ -22,6 +22,7 @@ type engineTrainers struct {
 	seed    uint64
 	dataDir string
 	cache   []*cachedData // most recently used last
+	keep    int64         // bytes of it; those in use stay however large they are
 }
 
 type cachedData struct {
@@ -30,7 +31,7 @@ type cachedData struct {
 	bytes int64
 }
 
-// dataCacheBytes bounds the data sets that a worker keeps; the one in use is kept however large it is.
+// dataCacheBytes bounds the data sets that a worker keeps.
 const dataCacheBytes = 1 << 30
 
 // splitDevice reads "cpu", "cuda:1".
@@ -64,7 +65,7 @@ func OpenEngine(o WorkerOptions, p *Plan) (Trainers, error) {
 			return nil, fmt.Errorf("task %s, device %s: %w", p.Tasks[i].Name, o.Device, err)
 		}
 	}
-	return &engineTrainers{context: context, seed: p.Seed, dataDir: o.DataDir, where: Provenance{Backend: backend, Device: fmt.Sprintf("%s:%d", backend, index),
+	return &engineTrainers{context: context, seed: p.Seed, dataDir: o.DataDir, keep: dataCacheBytes, where: Provenance{Backend: backend, Device: fmt.Sprintf("%s:%d", backend, index),
 		DeviceName: context.Info().Name, Library: library.SHA256, Threads: o.Threads}}, nil
 }
 
@@ -83,25 +84,53 @@ func (e *engineTrainers) Open(r *PlannedRun) (Training, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := e.load(r.Task)
+	sets, err := e.load(r.Task)
 	if err != nil {
 		return nil, err
 	}
-	t, err := engine.NewTrainer(e.context, config, data)
+	t, err := engine.NewTrainer(e.context, config, sets[0])
 	if err != nil {
 		return nil, err
 	}
 	return engineTraining{t}, nil
 }
 
-// Need is the plan of the run's memory, and its images with a byte a channel.
-func (e *engineTrainers) Need(r *PlannedRun) (int64, error) {
-	config, err := r.config(e.seed)
-	if err != nil {
-		return 0, err
+// OpenGroup makes the trainers of runs that share their launches.
+func (e *engineTrainers) OpenGroup(runs []*PlannedRun) (TrainingGroup, error) {
+	var configs []engine.Config
+	var tasks []*Task
+	for _, r := range runs {
+		c, err := r.config(e.seed)
+		if err != nil {
+			return nil, err
+		}
+		configs, tasks = append(configs, c), append(tasks, r.Task)
 	}
-	m, err := engine.PlanMemory(e.context, config)
-	return m.Total() + 3*int64(r.Task.TrainImages+r.Task.TestImages)*int64(r.Task.Resolution)*int64(r.Task.Resolution), err
+	sets, err := e.load(tasks...)
+	if err != nil {
+		return nil, err
+	}
+	g, err := engine.NewGroup(e.context, configs, sets)
+	if err != nil {
+		return nil, err
+	}
+	return engineGroup{g}, nil
+}
+
+// Need is the plan of the runs' memory, and their images with a byte a channel.
+func (e *engineTrainers) Need(runs ...*PlannedRun) (int64, error) {
+	var configs []engine.Config
+	images := int64(0)
+	for _, r := range runs {
+		c, err := r.config(e.seed)
+		if err != nil {
+			return 0, err
+		}
+		configs = append(configs, c)
+		images += 3 * int64(r.Task.TrainImages+r.Task.TestImages) * int64(r.Task.Resolution) * int64(r.Task.Resolution)
+	}
+	m, err := engine.PlanMemory(e.context, configs...)
+	return m.Total() + images, err
 }
 
 // config is a run in the engine's terms.
@@ -118,9 +147,28 @@ func (r *PlannedRun) config(seed uint64) (engine.Config, error) {
 	return c, nil
 }
 
-// load puts a task's part of its data set on the device, unless it is there.
-func (e *engineTrainers) load(t *Task) (*engine.Data, error) {
-	key := fmt.Sprintf("%s %+v", t.Dataset, t.Asked)
+// load puts the tasks' parts of their data sets on the device, unless they are there.
+func (e *engineTrainers) load(tasks ...*Task) ([]*engine.Data, error) {
+	wanted := map[string]bool{}
+	for _, t := range tasks {
+		wanted[t.dataKey()] = true
+	}
+	var sets []*engine.Data
+	for _, t := range tasks {
+		d, err := e.loadOne(t, wanted)
+		if err != nil {
+			return nil, err
+		}
+		sets = append(sets, d)
+	}
+	return sets, nil
+}
+
+func (t *Task) dataKey() string { return fmt.Sprintf("%s %+v", t.Dataset, t.Asked) }
+
+// loadOne makes room at the cost of sets that are not wanted.
+func (e *engineTrainers) loadOne(t *Task, wanted map[string]bool) (*engine.Data, error) {
+	key := t.dataKey()
 	if i := slices.IndexFunc(e.cache, func(c *cachedData) bool { return c.key == key }); i >= 0 {
 		c := e.cache[i]
 		e.cache = append(slices.Delete(e.cache, i, i+1), c)
@@ -142,11 +190,14 @@ func (e *engineTrainers) load(t *Task) (*engine.Data, error) {
 	for _, old := range e.cache {
 		total += old.bytes
 	}
-	for len(e.cache) > 0 && total > dataCacheBytes {
-		total -= e.cache[0].bytes
-		e.cache[0].data.Close()
-		e.cache = slices.Delete(e.cache, 0, 1)
-	}
+	e.cache = slices.DeleteFunc(e.cache, func(old *cachedData) bool { // the oldest first
+		if total <= e.keep || wanted[old.key] {
+			return false
+		}
+		total -= old.bytes
+		old.data.Close()
+		return true
+	})
 	if c.data, err = engine.LoadData(e.context, set); err != nil {
 		return nil, err
 	}
@@ -167,6 +218,29 @@ func (t engineTraining) InitializeFrom(r io.Reader) error {
 
 func (t engineTraining) ReadCheckpoint(r io.Reader) ([]byte, error) {
 	return t.Trainer.ReadCheckpoint(r)
+}
+
+// engineGroup is engine.Group in the worker's terms.
+type engineGroup struct{ *engine.Group }
+
+func (g engineGroup) Trainings() (list []Training) {
+	for _, t := range g.Trainers() {
+		list = append(list, engineTraining{t})
+	}
+	return list
+}
+
+func trainersOf(trainings []Training) (list []*engine.Trainer) {
+	for _, t := range trainings {
+		list = append(list, t.(engineTraining).Trainer)
+	}
+	return list
+}
+
+func (g engineGroup) Step(trainings []Training) []error { return g.Group.Step(trainersOf(trainings)) }
+
+func (g engineGroup) EndEpoch(trainings []Training) ([]EpochResult, []error) {
+	return g.Group.EndEpoch(trainersOf(trainings))
 }
 
 // DescribeData looks data sets up in a folder. It keeps the last set, since the tasks of a study often share one.

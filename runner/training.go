@@ -24,7 +24,8 @@ type Training interface {
 	WriteCheckpoint(w io.Writer, extra []byte) error
 	ReadCheckpoint(r io.Reader) (extra []byte, err error)
 	WriteWeights(w io.Writer) error
-	NativeTime() time.Duration // in native code since the training was opened
+	NativeTime() time.Duration // in native code since the training was opened: its part of what it shared with others
+	RunsPerLaunch() float64    // that shared the launches of its steps, itself included: the mean; 0 before the first
 	Memory() engine.Memory
 	Close()
 }
@@ -32,8 +33,18 @@ type Training interface {
 // Trainers makes the trainings of a worker. It keeps what they share: the device and the data sets on it.
 type Trainers interface {
 	Open(r *PlannedRun) (Training, error)
-	Need(r *PlannedRun) (bytes int64, err error) // on the device, its data set included
+	OpenGroup(runs []*PlannedRun) (TrainingGroup, error)
+	Need(runs ...*PlannedRun) (bytes int64, err error) // of a run, or of a group, on the device, with data sets
 	Provenance() Provenance
+	Close()
+}
+
+// TrainingGroup is trainings that go on in common launches, some or all of them, each to the bits that it has alone. Step and EndEpoch say
+// what became of each. Close closes those that are open too.
+type TrainingGroup interface {
+	Trainings() []Training // in the order of the runs
+	Step([]Training) []error
+	EndEpoch([]Training) ([]EpochResult, []error)
 	Close()
 }
 

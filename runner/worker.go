@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"anynetx/anynetx"
@@ -62,6 +61,7 @@ type Message struct {
 	Text      string  `json:"text,omitempty"`
 	Device    string  `json:"device,omitempty"` // of "ready", in the terms of a lease
 	UserInput bool    `json:"user_input,omitempty"`
+	Group     string  `json:"group,omitempty"`    // of runs that train in common launches with it
 	Bytes     int64   `json:"bytes,omitempty"`    // that the attempt is planned to take on the device
 	Seconds   float64 `json:"seconds,omitempty"`  // of the device that the whole run took, if one attempt did all of it
 	Native    float64 `json:"native_s,omitempty"` // seconds in native code by this process
@@ -84,7 +84,7 @@ type worker struct {
 	mu     sync.Mutex // of what follows, and of messages
 	images int64
 	native time.Duration
-	busy   time.Duration
+	busy   float64 // seconds
 }
 
 // Work leases runs from a study folder and trains them until none is left, or until it is asked to stop (ErrStopped).
@@ -165,15 +165,15 @@ func (w *worker) stopping() bool {
 	}
 }
 
-// attempt carries a leased run as far as it goes, and calls trained when the next may have the trainers. The error is one that the worker
-// cannot go on after.
-func (w *worker) attempt(o offer, t Trainers, shared *atomic.Bool, trained func()) error {
+// attempt carries a leased run as far as it goes in a lane, and calls trained when it needs the device no more. The error is one that the
+// worker cannot go on after.
+func (w *worker) attempt(o offer, n *lane, trained func()) error {
 	r, l := o.run, o.lease
 	if d := o.decision; d.Run != "" && o.earlier[len(o.earlier)-1].end.Outcome == outcomeFailed {
 		failed := &o.earlier[len(o.earlier)-1].lease
 		w.events.append(happened(w.me, "decision", "%s: %s: %s", r, d.Run, d.Reason).of(failed))
 	}
-	begin := time.Now()
+	begin, mine := time.Now(), n.clock.pass(1)
 	beating := make(chan struct{})
 	var beat sync.WaitGroup
 	beat.Go(func() {
@@ -189,12 +189,15 @@ func (w *worker) attempt(o offer, t Trainers, shared *atomic.Bool, trained func(
 	})
 	row := l.row(r)
 	row.DeviceName, row.LibrarySHA, row.GitCommit = w.where.DeviceName, w.where.Library, commitOfBuild()
-	row.Threads = ptr(int64(w.where.Threads))
-	w.send(Message{Kind: "start", RunID: r.ID, Task: r.Task.Name, ArchID: r.Member.ID, Attempt: l.Attempt, Epochs: r.Task.Epochs, Bytes: o.bytes})
-	res, err := w.fate(o, t, row)
-	row.Shared = shared.Load()
+	row.Threads, row.Group = ptr(int64(w.where.Threads)), n.name()
+	w.send(Message{Kind: "start", RunID: r.ID, Task: r.Task.Name, ArchID: r.Member.ID, Attempt: l.Attempt, Epochs: r.Task.Epochs, Bytes: o.bytes, Group: row.Group})
+	res, err := w.fate(o, n, row)
+	if n.group != nil {
+		n.group.leave(r.ID)
+	}
+	row.Shared = n.shared.Load()
 	if classify(err) == classMemory {
-		err = errors.Join(err, w.store.learnMemory(r, l, t)) // before anything else is put on the device
+		err = errors.Join(err, w.store.learnMemory(r, l, n.trains())) // before anything else is put on the device
 	}
 	row.EnergyJ = w.meter.end(r.ID, time.Now())
 	w.send(Message{Kind: "trained", RunID: r.ID, Attempt: l.Attempt})
@@ -210,7 +213,7 @@ func (w *worker) attempt(o offer, t Trainers, shared *atomic.Bool, trained func(
 	row.Ended = time.Now().UTC()
 	row.WallTime = ptr(time.Since(begin).Seconds())
 	w.mu.Lock()
-	w.busy += time.Since(begin)
+	w.busy += n.clock.pass(-1) - mine // a lane's time is spent once
 	w.mu.Unlock()
 	if e := w.store.endAttempt(l, row); err == nil {
 		err = e
@@ -242,7 +245,7 @@ func (w *worker) attempt(o offer, t Trainers, shared *atomic.Bool, trained func(
 }
 
 // fate trains the run, unless its fate is known already. A run that fails by its own inputs has a result too.
-func (w *worker) fate(o offer, t Trainers, row *attemptRow) (*result, error) {
+func (w *worker) fate(o offer, n *lane, row *attemptRow) (*result, error) {
 	if o.finish != nil {
 		return o.finish, nil
 	}
@@ -250,7 +253,7 @@ func (w *worker) fate(o offer, t Trainers, row *attemptRow) (*result, error) {
 		row.FailureText = o.decision.Reason
 		return &result{status: statusFailed, class: o.decision.Class}, nil
 	}
-	epochs, err := w.train(o, t, row)
+	epochs, err := w.train(o, n, row)
 	switch {
 	case err == nil:
 		return &result{status: statusDone, epochs: epochs}, nil
@@ -287,9 +290,12 @@ func (w *worker) conclude(o offer, row *attemptRow, res *result, err error) erro
 	case err == nil:
 		row.Outcome, row.FailureClass = outcomeFailed, res.class
 		note("failure", "failed for good, class "+res.class+with(row.FailureText))
-	case errors.Is(err, ErrStopped):
+	case errors.Is(err, ErrStopped): // the loop sees it
 		row.Outcome = outcomeStopped
-		return nil // the loop sees it
+		return nil
+	case errors.Is(err, errNoRoom):
+		row.Outcome, row.FailureText = outcomeStopped, err.Error()
+		return nil
 	case errors.Is(err, errFenced):
 		row.Outcome = outcomeDuplicate
 		note("fenced", "given up: another attempt has taken it over")
@@ -325,7 +331,7 @@ func (w *worker) send(m Message) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	m.Slot = w.Slot
-	m.Images, m.Native, m.Busy = w.images, w.native.Seconds(), w.busy.Seconds()
+	m.Images, m.Native, m.Busy = w.images, w.native.Seconds(), w.busy
 	text, err := json.Marshal(m)
 	if err != nil {
 		return // no number: an error of 0/0 images

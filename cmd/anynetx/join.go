@@ -17,6 +17,7 @@ func workFlags() []cli.Flag {
 	return []cli.Flag{dataFlag(),
 		&cli.IntFlag{Name: "workers", Usage: "`NUMBER` of worker processes", DefaultText: "one per core, or per GPU"},
 		&cli.StringSliceFlag{Name: "devices", Usage: "`ID,...` of the devices that workers take in turn, such as cpu", DefaultText: "cpu"},
+		&cli.IntFlag{Name: "group", Usage: "`NUMBER` of runs of one architecture that a GPU trains in common launches at most; 1: each for itself", DefaultText: fmt.Sprint(runner.MostGrouped)},
 		&cli.DurationFlag{Name: "checkpoint-every", Usage: "`TIME` between checkpoints within an epoch", DefaultText: "1m0s"},
 		&cli.BoolFlag{Name: "accept-library", Usage: "go on although the native library has changed since the study began"},
 		&cli.StringFlag{Name: "progress", Value: runner.ProgressAuto, Usage: "`MODE` on standard error: auto, tty, plain, json, none"},
@@ -25,11 +26,13 @@ func workFlags() []cli.Flag {
 
 // workOptions reads workFlags.
 func workOptions(c *cli.Context) (runner.RunOptions, error) {
-	o := runner.RunOptions{DataDir: c.String("data"), Devices: c.StringSlice("devices"), Workers: c.Int("workers"),
+	o := runner.RunOptions{DataDir: c.String("data"), Devices: c.StringSlice("devices"), Workers: c.Int("workers"), Group: c.Int("group"),
 		CheckpointEvery: c.Duration("checkpoint-every"), AcceptLibrary: c.Bool("accept-library")}
 	switch {
 	case o.Workers < 0 || o.Workers > maxWorkers:
 		return o, anynetx.Inputf("--workers is %d, must be 1 to %d", o.Workers, maxWorkers)
+	case c.IsSet("group") && (o.Group < 1 || o.Group > runner.MostGrouped):
+		return o, anynetx.Inputf("--group is %d, must be 1 to %d", o.Group, runner.MostGrouped)
 	case c.IsSet("checkpoint-every") && o.CheckpointEvery < time.Second:
 		return o, anynetx.Inputf("--checkpoint-every is %v, must be at least 1s", o.CheckpointEvery)
 	}
