@@ -191,6 +191,8 @@ func (l *lanes) gather() error {
 	if n, known := l.groups[leader.run.footprintKey()]; known {
 		most = min(most, n)
 	}
+	room := l.orders
+	room.Exclusive = false // a group is never larger than what is known to fit
 	runs, values := []*PlannedRun{leader.run}, leader.run.stepValues()
 	return l.w.queue.fellows(leader.run, func(r *PlannedRun) bool {
 		if len(runs) >= most || values+r.stepValues() > filled {
@@ -200,7 +202,7 @@ func (l *lanes) gather() error {
 			return true
 		}
 		bytes := l.need(append(runs, r)...)
-		return bytes > 0 && l.orders.fits(bytes, l.beside())
+		return bytes > 0 && room.fits(bytes, l.beside())
 	}, func(o offer) {
 		l.held, runs, values = append(l.held, o), append(runs, o.run), values+o.run.stepValues()
 	})

@@ -72,20 +72,20 @@ func TestPacking(t *testing.T) {
 	pays, planned, slows := start(-2), start(-2), start(3) // side by side
 
 	// 6 GiB are planned for a run, 10 are seen, 31.4 are to be had: a fourth is wanted and does not fit.
-	pays.until("4 runs at a time are tried", func() { pays.takes(10 << 10) })
+	pays.until("4 lanes at a time are tried", func() { pays.takes(10 << 10) })
 	time.Sleep(time.Second)
 	if list := pays.began(); len(list) != 3 {
 		t.Errorf("trainings began as number %v, want 3", list)
 	}
 	// The control: by the plan it does.
-	planned.until("4 runs at a time are tried", func() {})
+	planned.until("4 lanes at a time are tried", func() {})
 	eventually(t, "the fourth", func() bool { return len(planned.began()) >= 4 })
-	if text := fmt.Sprint(pays.decisions(), planned.decisions()); strings.Contains(text, "2 runs at a time do 0.") {
+	if text := fmt.Sprint(pays.decisions(), planned.decisions()); strings.Contains(text, "2 lanes at a time do 0.") {
 		t.Errorf("what pays is undone: %s", text)
 	}
 
 	// Where there were two that slow each other down, one stays.
-	slows.until("2 runs at a time do 0.", func() {})
+	slows.until("2 lanes at a time do 0.", func() {})
 	status, err := Status(slows.dir)
 	if err != nil || len(status.Active) != 2 {
 		t.Fatalf("%+v %v", status, err)
@@ -101,6 +101,36 @@ func TestPacking(t *testing.T) {
 		p.Process.Signal(os.Interrupt)
 		p.Wait()
 		p.energy(200)
+	}
+}
+
+// A group on a GPU: as many runs as its memory holds, in one lane, with the device's energy between them.
+func TestGroupOnAGPU(t *testing.T) {
+	t.Parallel() // it mostly waits
+	tasks, _, _ := strings.Cut(faultStudy, "tasks:\n")
+	study := writeStudy(t, tasks+"tasks:\n  - {name: only, dataset: one, classes: 6, epochs: 1, train_images: 1600000, replicates: 7}\n")
+	p := &packedStudy{t: t, dir: t.TempDir(), driver: nvmltest.New(t)}
+	p.driver.Set(0, "power_w", 200)
+	p.coordinatorProcess = startStudy(t, study, p.dir, 0, append(onDriver(p.driver, nvmltest.UUID(0), fakeBehaviour{Need: 6 << 30, Step: 10 * time.Millisecond}),
+		timingVariable+"=1s,500ms", "ANX_RUNNER_TEST_EVERY=1h", groupVariable+"=0")...)
+	t.Cleanup(func() { p.Process.Kill() })
+	// 31.75 GiB are to be had, 6 are planned for a run: there is no room for a second lane, which is tried nevertheless.
+	p.until("2 lanes at a time are tried", func() {})
+	time.Sleep(time.Second)
+	status, err := Status(p.dir)
+	if err != nil || len(status.Active) != 5 {
+		t.Errorf("%d runs are in training, want 5 (%v)", len(status.Active), err)
+	}
+	p.Process.Signal(os.Interrupt)
+	p.Wait()
+	p.energy(200)
+	if largest, groups := groupsOf(t, p.dir); largest != 5 || groups != 1 {
+		t.Errorf("%d groups, of %d runs at most", groups, largest)
+	}
+	for _, a := range readAll[attemptRow](t, p.dir, "attempts") {
+		if a.RunsPerLaunch == nil || *a.RunsPerLaunch != 5 {
+			t.Errorf("%+v", a)
+		}
 	}
 }
 

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// packing finds out how many runs at a time a device does most work with. It tries one more, measures, and goes back if that did not pay.
-// Work is what runs were predicted to take, so that the work of different runs can be compared.
+// packing finds out how many lanes at a time a device does most work with. It tries one more, measures, and goes back if that did not pay.
+// Work is what runs were predicted to take, so that the work of different runs, and of groups, can be compared.
 type packing struct {
 	window time.Duration // of a measurement; 0: half a minute
-	most   int           // runs at a time; 0: 8
+	most   int           // lanes at a time; 0: 8
 
-	now    int             // runs at a time
-	rates  map[int]measure // by runs at a time
+	now    int             // lanes at a time
+	rates  map[int]measure // by lanes at a time
 	began  time.Time       // of the measurement under way
 	before float64         // work done then
 }
@@ -77,19 +77,19 @@ func (p *packing) valid(now time.Time) map[int]float64 {
 	return rates
 }
 
-// decidePacking says how many runs at a time follow on so many, whose rate is known.
+// decidePacking says how many lanes at a time follow on so many, whose rate is known.
 func decidePacking(now, most int, rates map[int]float64) (int, string) {
 	if fewer, known := rates[now-1]; known && rates[now] < worthIt*fewer {
-		return now - 1, fmt.Sprintf("%d runs at a time do %.2f times the work of %d: not worth it", now, rates[now]/fewer, now-1)
+		return now - 1, fmt.Sprintf("%d lanes at a time do %.2f times the work of %d: not worth it", now, rates[now]/fewer, now-1)
 	}
 	more, known := rates[now+1]
 	switch {
 	case now >= most || rates[now] <= 0:
 		return now, ""
 	case !known:
-		return now + 1, fmt.Sprintf("%d runs at a time are tried", now+1)
+		return now + 1, fmt.Sprintf("%d lanes at a time are tried", now+1)
 	case more >= worthIt*rates[now]:
-		return now + 1, fmt.Sprintf("%d runs at a time do %.2f times the work of %d", now+1, more/rates[now], now)
+		return now + 1, fmt.Sprintf("%d lanes at a time do %.2f times the work of %d", now+1, more/rates[now], now)
 	}
 	return now, ""
 }

@@ -36,7 +36,7 @@ func TestPackingDecisions(t *testing.T) {
 // A device whose throughput has its best at three runs is found to have it there, and a device that gains nothing stays at one.
 func TestPackingFindsTheBest(t *testing.T) {
 	for _, c := range []struct {
-		rate []float64 // by runs at a time
+		rate []float64 // by lanes at a time
 		want int
 	}{{[]float64{0, 1, 1.6, 2.1, 2.15, 2}, 3}, {[]float64{0, 1, 1.01, 1, 1, 1}, 1}, {[]float64{0, 1, 2, 3, 4, 5}, 5}} {
 		p := &packing{most: 5, window: 30 * time.Second}
@@ -47,7 +47,7 @@ func TestPackingFindsTheBest(t *testing.T) {
 			p.observe(now, p.models(), work)
 		}
 		if p.models() != c.want {
-			t.Errorf("%v: %d runs at a time, want %d", c.rate, p.models(), c.want)
+			t.Errorf("%v: %d lanes at a time, want %d", c.rate, p.models(), c.want)
 		}
 	}
 	// What is not full is not measured.
