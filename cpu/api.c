@@ -265,6 +265,8 @@ static sizes workspace_of(const anx_context *c, const anx_program_desc *d, const
       floats = anx_conv_scratch_floats(&p);
       doubles = anx_conv_partials(&p, op);
       if (p.filter_floats > s.filter_floats) s.filter_floats = p.filter_floats;
+    } else if (op->kind == ANX_POOL_BWD) {
+      floats = 6 * (size_t)op->q * ANX_IMAGES; /* rows of pool.c */
     } else if (op->kind == ANX_XENT) {
       doubles = 2 * (size_t)op->c;
     } else if (op->kind == ANX_SGD) {

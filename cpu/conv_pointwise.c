@@ -199,7 +199,7 @@ static void spread(const anx_call *call, const anx_share *share, const float *de
 }
 
 static void input_gradient(const anx_call *call, const anx_share *share, const float *d, size_t d_k, int first, int count, float *sums,
-                           float *sparse, anx_ahead *ahead) {
+                           float *sparse, float *active, anx_ahead *ahead) {
   const anx_conv_plan *p = &call->conv;
   const int c_first = share->group * p->gi, strided = call->op->stride > 1;
   const size_t at = (size_t)c_first * p->x_c + (size_t)first * 16;
@@ -222,6 +222,8 @@ static void input_gradient(const anx_call *call, const anx_share *share, const f
       t.t = (const float *)call->in[BWD_T] + c_first;
       t.mean = mean + c_first;
       t.sums = sums;
+      t.active = active;
+      t.active_k = p->a_c;
     }
   }
   FN(anx_point)(&t, share->c0, share->c1, count);
@@ -298,7 +300,9 @@ void FN(anx_pointwise_backward)(const anx_call *call, const anx_share *share, fl
   anx_ahead ahead = {.idle = (const char *)scratch};
   look_backward(&ahead, call, share);
   anx_ahead_row(&ahead);
-  if (need_dx) input_gradient(call, share, d, d_k, first, count, sums, sparse, &ahead);
+  /* The input gradient's mask is the weight gradient's input: formed once. */
+  const int once = PAIR == 1 && need_dw && share->c1 - share->c0 == p->gi && call->in[BWD_S] && call->op->stride == 1 && !p->transposed;
+  if (need_dx) input_gradient(call, share, d, d_k, first, count, sums, sparse, once ? scratch : NULL, &ahead);
   if (!need_dw) return;
 #if PAIR == 2
   float *rows = sparse + p->sparse_floats;
@@ -316,7 +320,7 @@ void FN(anx_pointwise_backward)(const anx_call *call, const anx_share *share, fl
     pack_transposed(call, first, count, x, s, t, scratch);
     weights_by_product(p, dw, share, d, d_k, scratch, vectors, &ahead);
   } else if (PAIR == 2 || s || call->op->stride > 1) {
-    pack_weight_rows(call, first, count, x, s, t, scratch);
+    if (!once) pack_weight_rows(call, first, count, x, s, t, scratch);
     weights_by_lanes(p, dw, share, d, d_k, scratch, p->weights.a_c, vectors, &ahead);
   } else {
     weights_by_lanes(p, dw, share, d, d_k, (const float *)(const void *)(x + (size_t)first * 16), p->x_c, vectors, &ahead);

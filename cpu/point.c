@@ -4,7 +4,9 @@
 /* What is done with the results, beside a bias or another gradient: nothing; the sums of a batch norm; mask and sums of a batch norm's gradient. */
 enum { STORE, SUMS, MASK, ENDS };
 
-AI void finish(const anx_point_tile *t, vf *a, int k, size_t at, const int PB, const int END) {
+/* Of PB pixels of channel k, from `pixel` on. */
+AI void finish(const anx_point_tile *t, vf *a, int k, int pixel, const int PB, const int END) {
+  const size_t at = (size_t)k * t->y_k + (size_t)pixel * 16;
   if (END != MASK && t->bias) {
     const vf b = vset(t->bias[k]);
     UNROLL for (int p = 0; p < PB * LANES; p++) a[p] = a[p] + b;
@@ -15,6 +17,7 @@ AI void finish(const anx_point_tile *t, vf *a, int k, size_t at, const int PB, c
   if (END != STORE) {
     float *const sums = t->sums + 32 * k;
     const stored *const raw = END == MASK ? t->raw + at : NULL;
+    float *const active = PAIR == 1 && END == MASK && t->active ? t->active + (size_t)k * t->active_k + (size_t)pixel * 16 : NULL;
     const vf s = vset(END == MASK ? t->s[k] : 0), shift = vset(END == MASK ? t->t[k] : 0), mean = vset(END == MASK ? t->mean[k] : 0);
     UNROLL for (int l = 0; l < LANES; l++) {
       vf s1 = vload(sums + l * VL), s2 = vload(sums + 16 + l * VL);
@@ -22,7 +25,9 @@ AI void finish(const anx_point_tile *t, vf *a, int k, size_t at, const int PB, c
         vf other = a[i];
         if (END == MASK) {
           other = aload(raw + i * VL);
-          a[i] = vkeep_gt(a[i], vaffine(s, other, shift), vzero());
+          const vf affine = vaffine(s, other, shift);
+          if (active) vstore(active + i * VL, vrelu(affine));
+          a[i] = vkeep_gt(a[i], affine, vzero());
           other = other - mean;
         }
         s1 = s1 + a[i];
@@ -69,7 +74,7 @@ AI void body(const anx_point_tile *t, int k, int pixel, int blocks, const int KB
       AHEAD_TURN(ahead, line, end);
       anx_tap(a, xc, 16, wc, w_k, KB, PB);
     }
-    UNROLL for (int i = 0; i < KB; i++) finish(t, a + i * PB * LANES, k + i, at + (size_t)i * y_k, PB, END);
+    UNROLL for (int i = 0; i < KB; i++) finish(t, a + i * PB * LANES, k + i, pixel, PB, END);
   }
   ahead->line = line;
 }

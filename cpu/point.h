@@ -68,6 +68,8 @@ typedef struct anx_point_tile {
   const stored *add;  /* same strides as y, or null; with sums only beside raw */
   const stored *raw;  /* raw input whose activation masks, same strides as y, or null */
   const float *s, *t, *mean; /* [K], with raw */
+  float *active;      /* null, or where to leave the activation that masks, for the weight gradient; pixels are neighbours; not in bf16 */
+  size_t active_k;
   float *sums;        /* [K][2][16] lane vectors, or null; there with raw */
   anx_ahead *ahead;
 } anx_point_tile;

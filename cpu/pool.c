@@ -1,17 +1,16 @@
-/* pool.c - the stem's 3x3 stride 2 max-pool of act(S), and the mean over a map. A task is a channel. */
+/* pool.c - the stem's 3x3 stride 2 max-pool of act(S), and the mean over a map. A task is a channel. Cost: both passes read and write each value once.
+ * In a row of windows, columns and rows that two windows share are looked at once. */
 #include "conv_kernels.h"
-
-typedef struct window {
-  int h0, h1, w0, w1;
-} window;
-
-static window window_of(const anx_op *op, int p, int q) {
-  const window v = {p ? 2 * p - 1 : 0, 2 * p + 2 < op->h ? 2 * p + 2 : op->h, q ? 2 * q - 1 : 0, 2 * q + 2 < op->w ? 2 * q + 2 : op->w};
-  return v;
-}
 
 /* max that lets a NaN through, whichever side it is on */
 AI vf max_or_nan(vf m, vf a) { return vselect_nan(m, m, vmax(m, a)); }
+
+/* The maximum of column w of the rows h0..h1-1. */
+AI vf column(const stored *x, const anx_op *op, int h0, int h1, int w, vf s, vf t) {
+  vf m = vzero(); /* ReLU: nothing is below zero */
+  for (int h = h0; h < h1; h++) m = max_or_nan(m, vaffine(s, aload(x + ((size_t)h * (size_t)op->w + (size_t)w) * 16), t));
+  return m;
+}
 
 static void forward_channel(void *argument, int c, int thread) {
   const anx_call *call = argument;
@@ -20,16 +19,19 @@ static void forward_channel(void *argument, int c, int thread) {
   const stored *x = (const stored *)call->in[0] + (size_t)c * anx_channel_values(op->n, op->h, op->w);
   stored *y = (stored *)call->out[0] + (size_t)c * anx_channel_values(op->n, op->p, op->q);
   const vf s = vset(((const float *)call->in[1])[c]), t = vset(((const float *)call->in[2])[c]);
+  const int stream = anx_streams(op->n, op->p, op->q, op->c);
   for (int b = 0; b < op->n / 16; b++, x += (size_t)op->h * (size_t)op->w * 16) {
-    for (int p = 0; p < op->p; p++) {
-      for (int q = 0; q < op->q; q++, y += 16) {
-        const window v = window_of(op, p, q);
-        for (int l = 0; l < 16; l += VL) {
-          vf m = vzero(); /* ReLU: nothing is below zero */
-          for (int h = v.h0; h < v.h1; h++) {
-            for (int w = v.w0; w < v.w1; w++) m = max_or_nan(m, vaffine(s, aload(x + ((size_t)h * (size_t)op->w + (size_t)w) * 16 + l), t));
+    for (int p = 0; p < op->p; p++, y += (size_t)op->q * 16) {
+      const int h0 = p ? 2 * p - 1 : 0, h1 = 2 * p + 2 < op->h ? 2 * p + 2 : op->h;
+      for (int l = 0; l < 16; l += VL) {
+        vf left = vzero();
+        for (int q = 0; q < op->q; q++) {
+          vf m = max_or_nan(left, column(x + l, op, h0, h1, 2 * q, s, t));
+          if (2 * q + 1 < op->w) {
+            left = column(x + l, op, h0, h1, 2 * q + 1, s, t);
+            m = max_or_nan(m, left);
           }
-          astore(y + l, m);
+          awrite(y + (size_t)q * 16 + l, m, stream);
         }
       }
     }
@@ -38,57 +40,133 @@ static void forward_channel(void *argument, int c, int thread) {
 
 void FN(anx_pool_fwd)(const anx_call *call) { anx_pool_run(call->pool, forward_channel, (void *)call, call->op->c); }
 
-/* The gradient of a window goes to its first maximum; windows are visited in raster order, so that a pixel's additions have an order. */
+/* The first maximum of three in a row, and where it is: 0, 1 or 2. */
+typedef struct first {
+  vf best, place;
+} first;
+
+AI first better(first f, vf a, vf place) {
+  f.place = vselect_gt(a, f.best, place, f.place);
+  f.best = vselect_gt(a, f.best, a, f.best);
+  return f;
+}
+
+/* Of row h of the windows of a row, to best and place. */
+static void row_maxima(const anx_op *op, const stored *x, int h, vf s, vf t, float *best, float *place) {
+  const vf one = vset(1.0f), two = vset(2.0f);
+  x += (size_t)h * (size_t)op->w * 16;
+  for (int l = 0; l < 16; l += VL) {
+    vf left = vset(-1.0f);
+    for (int q = 0; q < op->q; q++) {
+      const stored *at = x + (size_t)q * 32 + l;
+      first f = better((first){vset(-1.0f), vzero()}, left, vzero());
+      f = better(f, vrelu(vaffine(s, aload(at), t)), one);
+      if (2 * q + 1 < op->w) {
+        left = vrelu(vaffine(s, aload(at + 16), t));
+        f = better(f, left, two);
+      }
+      vstore(best + q * 16 + l, f.best);
+      vstore(place + q * 16 + l, f.place);
+    }
+  }
+}
+
+/* What a map's rows have come to. A window's place is 3 row + column of its first maximum. */
+typedef struct maxima {
+  float *place[2];            /* of windows of odd and even rows [Q][16] */
+  float *best, *at;           /* of row 2p + 1, which the next row of windows sees too */
+  float *best_1, *at_1;       /* of row 2p */
+} maxima;
+
+static void place_row(const anx_op *op, const stored *x, int p, vf s, vf t, const maxima *m) {
+  float *place = m->place[p % 2];
+  row_maxima(op, x, 2 * p, s, t, m->best_1, m->at_1);
+  for (int i = 0; i < op->q * 16; i += VL) {
+    first f = {vset(-1.0f), vzero()};
+    if (p) f = better(f, vload(m->best + i), vload(m->at + i));
+    f = better(f, vload(m->best_1 + i), vset(3.0f) + vload(m->at_1 + i));
+    vstore(m->best_1 + i, f.best);
+    vstore(place + i, f.place);
+  }
+  if (2 * p + 1 >= op->h) return;
+  row_maxima(op, x, 2 * p + 1, s, t, m->best, m->at);
+  for (int i = 0; i < op->q * 16; i += VL) {
+    const first f = better((first){vload(m->best_1 + i), vload(place + i)}, vload(m->best + i), vset(6.0f) + vload(m->at + i));
+    vstore(place + i, f.place);
+  }
+}
+
+/* A row of windows that sees a row of the gradient: their gradients, places, and the place of the row's first column in them. */
+typedef struct windows {
+  const stored *d;
+  const float *place;
+  vf first;
+} windows;
+
+/* What window q gives its column 0, 1 or 2. */
+AI vf given(const windows *w, int q, int l, int column) {
+  return vkeep_eq(aload(w->d + (size_t)q * 16 + l), vload(w->place + q * 16 + l), w->first + vset((float)column));
+}
+
+/* Row h of the gradient from one row of windows, or two, in raster order; mask; sums, to double at once. */
+AI void gradient_row(const anx_call *call, const stored *x, stored *g, int h, const windows *in, const int ROWS, int c, double *total) {
+  const anx_op *op = call->op;
+  const vf s = vset(((const float *)call->in[2])[c]), t = vset(((const float *)call->in[3])[c]), mean = vset(((const float *)call->in[4])[c]);
+  const int stream = anx_streams(op->n, op->h, op->w, op->c);
+  float lanes[2][16] __attribute__((aligned(64)));
+  x += (size_t)h * (size_t)op->w * 16;
+  g += (size_t)h * (size_t)op->w * 16;
+  for (int l = 0; l < 16; l += VL) {
+    vf s1 = vzero(), s2 = vzero();
+    for (int q = 0; q < op->q; q++) {
+      vf value[2] = {given(&in[0], q, l, 1), given(&in[0], q, l, 2)};
+      if (q + 1 < op->q) value[1] = value[1] + given(&in[0], q + 1, l, 0);
+      if (ROWS == 2) {
+        value[0] = value[0] + given(&in[1], q, l, 1);
+        value[1] = value[1] + given(&in[1], q, l, 2);
+        if (q + 1 < op->q) value[1] = value[1] + given(&in[1], q + 1, l, 0);
+      }
+      for (int i = 0; i < 2 && 2 * q + i < op->w; i++) {
+        const size_t o = (size_t)(2 * q + i) * 16 + (size_t)l;
+        const vf r = aload(x + o), v = vkeep_gt(value[i], vaffine(s, r, t), vzero());
+        awrite(g + o, v, stream);
+        s1 = s1 + v;
+        s2 = vfma(v, r - mean, s2);
+      }
+    }
+    vstore(lanes[0] + l, s1);
+    vstore(lanes[1] + l, s2);
+  }
+  total[0] += anx_lane_sum_f64(lanes[0]);
+  total[1] += anx_lane_sum_f64(lanes[1]);
+}
+
+/* The gradient of a window goes to its first maximum. Row 2p - 1 is complete, and row 2p, once the windows of row p have their places. */
 static void backward_channel(void *argument, int c, int thread) {
   const anx_call *call = argument;
   const anx_op *op = call->op;
-  (void)thread;
-  const size_t map = (size_t)op->h * (size_t)op->w * 16, at = (size_t)c * anx_channel_values(op->n, op->h, op->w);
+  const size_t map = (size_t)op->h * (size_t)op->w * 16, at = (size_t)c * anx_channel_values(op->n, op->h, op->w), row = (size_t)op->q * 16;
   const stored *d = (const stored *)call->in[0] + (size_t)c * anx_channel_values(op->n, op->p, op->q);
-  const vf s = vset(((const float *)call->in[2])[c]), t = vset(((const float *)call->in[3])[c]), mean = vset(((const float *)call->in[4])[c]);
+  const vf s = vset(((const float *)call->in[2])[c]), t = vset(((const float *)call->in[3])[c]);
+  float *b0 = call->scratch + (size_t)thread * call->scratch_floats;
+  const maxima m = {{b0, b0 + row}, b0 + 2 * row, b0 + 3 * row, b0 + 4 * row, b0 + 5 * row};
   double total[2] = {0, 0};
-  for (int b = 0; b < op->n / 16; b++) {
+  for (int b = 0; b < op->n / 16; b++, d += (size_t)op->p * row) {
     const stored *x = (const stored *)call->in[1] + at + (size_t)b * map;
     stored *g = (stored *)call->out[0] + at + (size_t)b * map;
-    memset(g, 0, map * sizeof *g);
     for (int p = 0; p < op->p; p++) {
-      for (int q = 0; q < op->q; q++, d += 16) {
-        const window v = window_of(op, p, q);
-        for (int l = 0; l < 16; l += VL) {
-          vf best = vset(-1.0f), place = vzero();
-          for (int h = v.h0; h < v.h1; h++) {
-            for (int w = v.w0; w < v.w1; w++) {
-              const vf a = vrelu(vaffine(s, aload(x + ((size_t)h * (size_t)op->w + (size_t)w) * 16 + l), t));
-              place = vselect_gt(a, best, vset((float)((h - v.h0) * 3 + w - v.w0)), place);
-              best = vselect_gt(a, best, a, best);
-            }
-          }
-          const vf value = aload(d + l);
-          for (int h = v.h0; h < v.h1; h++) {
-            for (int w = v.w0; w < v.w1; w++) {
-              stored *to = g + ((size_t)h * (size_t)op->w + (size_t)w) * 16 + l;
-              astore(to, aload(to) + vkeep_eq(value, place, vset((float)((h - v.h0) * 3 + w - v.w0))));
-            }
-          }
-        }
+      place_row(op, x, p, s, t, &m);
+      const stored *here = d + (size_t)p * row;
+      if (p) {
+        const windows both[2] = {{here - row, m.place[(p - 1) % 2], vset(6.0f)}, {here, m.place[p % 2], vzero()}};
+        gradient_row(call, x, g, 2 * p - 1, both, 2, c, total);
       }
+      const windows one = {here, m.place[p % 2], vset(3.0f)};
+      gradient_row(call, x, g, 2 * p, &one, 1, c, total);
     }
-    for (int h = 0; h < op->h; h++) { /* a row's lane sums go to double at once */
-      float lanes[2][16] __attribute__((aligned(64)));
-      for (int l = 0; l < 16; l += VL) {
-        vf s1 = vzero(), s2 = vzero();
-        for (int w = 0; w < op->w; w++) {
-          const size_t o = ((size_t)h * (size_t)op->w + (size_t)w) * 16 + (size_t)l;
-          const vf r = aload(x + o), value = vkeep_gt(aload(g + o), vaffine(s, r, t), vzero());
-          astore(g + o, value);
-          s1 = s1 + value;
-          s2 = vfma(value, r - mean, s2);
-        }
-        vstore(lanes[0] + l, s1);
-        vstore(lanes[1] + l, s2);
-      }
-      total[0] += anx_lane_sum_f64(lanes[0]);
-      total[1] += anx_lane_sum_f64(lanes[1]);
+    if (op->h % 2 == 0) {
+      const windows last = {d + (size_t)(op->p - 1) * row, m.place[(op->p - 1) % 2], vset(6.0f)};
+      gradient_row(call, x, g, op->h - 1, &last, 1, c, total);
     }
   }
   double *sums = call->out[1];
