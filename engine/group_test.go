@@ -13,14 +13,23 @@ import (
 
 // memberOf is run m: of its own data set, classes, length, seed and rate; run 1 diverges. Runs 0, 2 and 4 end an epoch together, with tests
 // of other lengths.
-func memberOf(t *testing.T, ctx *bindings.Context, stem anynetx.Stem, m int) (Config, *Data) {
-	n := tiny(t, stem, 8, []int{10, 7, 100, 10, 100}[m])
+func memberOf(t *testing.T, ctx *bindings.Context, m int) (Config, *Data) {
+	n := tiny(t, anynetx.ResStemCifar, 8, []int{10, 7, 100, 10, 100}[m])
 	c := testConfig(n)
 	c.Epochs, c.Seed, c.Task, c.Recipe.LearningRate = 1+m%2, uint64(m), fmt.Sprint("set ", m), 0.02*float64(1+m)
 	if m == 1 {
 		c.Recipe.LearningRate = 1e6
 	}
 	return c, load(t, ctx, blobs(10+2*m, 1+2*(m%2), n.Setting.Classes, []int{64, 48, 64, 80, 64}[m], 20+8*m))
+}
+
+// members are runs 0 to 4.
+func members(t *testing.T, ctx *bindings.Context) (configs []Config, sets []*Data) {
+	for m := range 5 {
+		c, d := memberOf(t, ctx, m)
+		configs, sets = append(configs, c), append(sets, d)
+	}
+	return configs, sets
 }
 
 // outcome is what became of a run.
@@ -60,14 +69,11 @@ func TestGroup(t *testing.T) {
 	for _, backend := range []string{"reference", "cpu"} {
 		t.Run(backend, func(t *testing.T) {
 			ctx := open(t, backend, "")
-			var configs []Config
-			var sets []*Data
+			configs, sets := members(t, ctx)
 			var want []outcome
 			var begun bytes.Buffer // run 3 after a step
-			for m := range 5 {
-				c, d := memberOf(t, ctx, anynetx.ResStemCifar, m)
-				configs, sets = append(configs, c), append(sets, d)
-				trainer := newTestTrainer(t, ctx, c, d, planOptions{})
+			for m := range configs {
+				trainer := newTestTrainer(t, ctx, configs[m], sets[m], planOptions{})
 				must(t, trainer.Initialize())
 				if m == 3 {
 					must(t, trainer.Step())
@@ -135,12 +141,7 @@ func whole(t *testing.T, trainer *Trainer) []byte {
 // TestGroupLaunches: all but the inputs is one launch for all runs, and what goes by the number of classes one for the neighbours of as many.
 func TestGroupLaunches(t *testing.T) {
 	ctx := open(t, "reference", "")
-	var configs []Config
-	var sets []*Data
-	for m := range 5 {
-		c, d := memberOf(t, ctx, anynetx.ResStemCifar, m)
-		configs, sets = append(configs, c), append(sets, d)
-	}
+	configs, sets := members(t, ctx)
 	g, err := NewGroup(ctx, configs, sets)
 	must(t, err)
 	defer g.Close()
@@ -190,12 +191,7 @@ func TestGroupLaunches(t *testing.T) {
 // TestGroupFailure: what a back end says of a launch is said of those that shared it, and what is wrong with a run of that run.
 func TestGroupFailure(t *testing.T) {
 	ctx := open(t, "reference", "")
-	var configs []Config
-	var sets []*Data
-	for m := range 5 {
-		c, d := memberOf(t, ctx, anynetx.ResStemCifar, m)
-		configs, sets = append(configs, c), append(sets, d)
-	}
+	configs, sets := members(t, ctx)
 	must(t, sets[3].buffer.Write(int64(sets[3].train.labels.Offset), bytes.Repeat([]byte{99}, 4*sets[3].train.labels.Elements())))
 	g, err := NewGroup(ctx, configs, sets)
 	must(t, err)
@@ -225,7 +221,7 @@ func TestGroupFailure(t *testing.T) {
 // TestGroupRefuses: runs whose records differ.
 func TestGroupRefuses(t *testing.T) {
 	ctx := open(t, "reference", "")
-	first, set := memberOf(t, ctx, anynetx.ResStemCifar, 0)
+	first, set := memberOf(t, ctx, 0)
 	for what, change := range map[string]func(c *Config){
 		"":          func(c *Config) { c.Seed, c.Recipe.LearningRate, c.Epochs = 99, 0.5, 7 },
 		"batch":     func(c *Config) { c.Recipe.Batch = 32 },
