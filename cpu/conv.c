@@ -104,10 +104,12 @@ static size_t tile_floats(const anx_conv_plan *p) {
   return (p->weights.a_c ? p->weights.a_c * (size_t)p->gi : p->a_c * (size_t)p->ci) + p->d_k * (size_t)p->co + p->weights.d_floats;
 }
 
-/* Maps of two columns are better packed, many images side by side, and so are channels that bf16's products take in pairs. */
+/* What conv_narrow.c takes. Maps of two columns are better packed, many images side by side; so are channels that bf16's products take in pairs, and,
+ * backward, groups whose X, G and Y are more than the second level cache holds. */
 static int narrow(const anx_conv_plan *p, const anx_op *op) {
-  return op->kind == ANX_CONV_FWD && op->r == 3 && op->stride == 1 && p->gi == p->go && p->gi <= (p->pair == 1 ? ANX_NARROW : 1) &&
-         p->r_count == 3 && op->w > 2;
+  const int backward = op->kind == ANX_CONV_BWD;
+  if (backward && (op->out[2] >= 0 || (int64_t)3 * p->gi * op->h * op->w * ANX_IMAGES > 2 * TILE_FLOATS)) return 0;
+  return op->r == 3 && op->stride == 1 && p->gi == p->go && p->gi <= (p->pair == 1 ? ANX_NARROW : 1) && p->r_count == 3 && op->w > 2;
 }
 
 static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
@@ -122,7 +124,8 @@ static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
   if (narrow(p, op)) {
     p->narrow = p->blocks = p->row_slices = 1;
     p->slices = p->blocks_total;
-    p->a_floats = (size_t)(2 * p->go * op->q) * ANX_IMAGES;
+    p->a_floats = (size_t)(2 * p->go * op->q + p->taps * p->gi * p->go + 3) * ANX_IMAGES;
+    p->d_k = (size_t)((op->p + 1) * least(op->q, ANX_STRIP)) * ANX_IMAGES;
     return;
   }
   p->blocks = least(p->blocks_total, 8);

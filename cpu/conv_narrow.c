@@ -1,22 +1,32 @@
-/* conv_narrow.c - forward 3x3 convolutions of stride 1 and few channels a group: no packed tile.
+/* conv_narrow.c - 3x3 convolutions of stride 1 and few channels a group: no packed tile.
  *
- * A strip of columns goes down the map. Each row of the input is read and activated once, in registers, and added to the three rows of outputs
- *   that it is part of, whose sums stay in registers: 3 rows x KB channels x PB columns. What the next slice reads is fetched on the way.
- * An output's additions go from the first filter row to the last, in a row from channel to channel. The sums of a batch norm have one accumulator a
- *   column. So neither depends on the width of strips, which differs between instruction sets.
+ * A strip of columns goes down the map. Forward, each row of the input is read and activated once, in registers, and added to the three rows of
+ *   outputs that it is part of, whose sums stay in registers: 3 rows x KB channels x PB columns. The input gradient is the same over
+ *   D = al G + be Y + de with the taps from the last to the first; bias, or residual gradient and mask, when a row leaves the registers.
+ * The weight gradient of one input channel and KB output channels stays in registers, 9 KB sums of each lane, while a strip goes by; D is made when
+ *   the first input channel needs it and kept for the others. The lanes are added when the last image block has gone by.
+ * What the next slice reads is fetched on the way.
+ *
+ * An output's additions go from the first filter row to the last, in a row from channel to channel; the sums of a batch norm have one accumulator a
+ *   column; strips of the weight gradient are as wide everywhere. So bits do not depend on KB and PB, which differ between instruction sets.
  * bf16 is only stored here: the arithmetic is fp32's, since pairs of channels would have to be made of what is in registers.
  */
 #include "conv_kernels.h"
 
-/* One group of one image block. */
+/* One group of one image block. All activations have the same strides. */
 typedef struct narrow_map {
-  const stored *x;
-  const float *w, *s, *t, *bias; /* s and t: null without activation */
-  size_t x_c, y_k;
-  ptrdiff_t ahead; /* from here to what the next slice reads */
-  stored *y;
-  float *sums; /* [KB][2][columns][16], or null */
-  int rows, columns, stream;
+  const stored *x, *g, *y; /* forward: X; backward: X, G, Y (null without coefficients) */
+  const float *w, *bias;
+  const float *s, *t;        /* of X's activation, or null */
+  const float *al, *be, *de; /* with y */
+  const stored *add;         /* to the input gradient, or null */
+  const float *mean;         /* the input gradient is masked, or null */
+  stored *out;               /* Y or the gradient of X */
+  size_t channel;            /* stride of channels */
+  ptrdiff_t ahead;           /* from here to what the next slice reads */
+  float *sums;               /* [KB][2][columns][16], or null */
+  float *d, *lanes;          /* weight gradient: D of a strip, [channels][rows][PB][16]; its sums [channels][9][channels][16] */
+  int channels, rows, columns, stream, first; /* first: of the slices */
 } narrow_map;
 
 #if ANX_ACCUMULATORS >= 24
@@ -27,27 +37,55 @@ static const int8_t narrow_width[ANX_NARROW + 1] = {0, 4, 2, 1, 1};
 #define NARROW_ALL(F) F(1, 1) F(1, 2) F(1, 3) F(1, 4) F(2, 1) F(2, 2) F(3, 1) F(4, 1)
 #endif
 
-/* Adds what row x of the input contributes through rows FROM..TO-1 of the filter to a: [3 rows of outputs][KB][PB]. */
-AI void narrow_row(const narrow_map *m, vf *a, const stored *x, int left, int right, const int FROM, const int TO, const int KB, const int PB) {
-  for (int c = 0; c < KB; c++, x += m->x_c) {
-    vf v[9]; /* PB + 2 of them, the outer ones zero outside the map; a constant size: the compiler keeps other arrays in memory */
-    v[0] = left ? vzero() : aload(x - 16);
-    UNROLL for (int p = 0; p < PB; p++) {
-      v[p + 1] = aload(x + 16 * p);
-      __builtin_prefetch(x + 16 * p + m->ahead, 0, 2);
-    }
-    v[PB + 1] = right ? vzero() : aload(x + 16 * PB);
-    if (m->s) {
-      const vf s = vset(m->s[c]), t = vset(m->t[c]);
-      if (!left) v[0] = vrelu(vaffine(s, v[0], t));
-      UNROLL for (int p = 1; p <= PB; p++) v[p] = vrelu(vaffine(s, v[p], t));
-      if (!right) v[PB + 1] = vrelu(vaffine(s, v[PB + 1], t));
-    }
-    const float *w = m->w + c;
+/* Columns column-1..column+PB of a row of channel c, activated, in v; zero outside the map. */
+AI void narrow_input(const narrow_map *m, vf *v, const stored *x, int c, int left, int right, const int PB) {
+  v[0] = left ? vzero() : aload(x - 16);
+  UNROLL for (int p = 0; p < PB; p++) {
+    v[p + 1] = aload(x + 16 * p);
+    __builtin_prefetch(x + 16 * p + m->ahead, 0, 2);
+  }
+  v[PB + 1] = right ? vzero() : aload(x + 16 * PB);
+  if (!m->s) return;
+  const vf s = vset(m->s[c]), t = vset(m->t[c]);
+  if (!left) v[0] = vrelu(vaffine(s, v[0], t));
+  UNROLL for (int p = 1; p <= PB; p++) v[p] = vrelu(vaffine(s, v[p], t));
+  if (!right) v[PB + 1] = vrelu(vaffine(s, v[PB + 1], t));
+}
+
+/* D, given G. */
+AI vf narrow_d(vf g, const stored *y, vf al, vf be, vf de) { return vfma(al, g, vfma(be, aload(y), de)); }
+
+/* The same columns of D of channel k, `at` from the group's first vector. */
+AI void narrow_gradient(const narrow_map *m, vf *v, size_t at, int k, int left, int right, const int PB) {
+  const stored *g = m->g + at;
+  v[0] = left ? vzero() : aload(g - 16);
+  UNROLL for (int p = 0; p < PB; p++) {
+    v[p + 1] = aload(g + 16 * p);
+    __builtin_prefetch(g + 16 * p + m->ahead, 0, 2);
+  }
+  v[PB + 1] = right ? vzero() : aload(g + 16 * PB);
+  if (!m->y) return;
+  const stored *y = m->y + at;
+  const vf al = vset(m->al[k]), be = vset(m->be[k]), de = vset(m->de[k]);
+  if (!left) v[0] = narrow_d(v[0], y - 16, al, be, de);
+  UNROLL for (int p = 0; p < PB; p++) {
+    v[p + 1] = narrow_d(v[p + 1], y + 16 * p, al, be, de);
+    __builtin_prefetch(y + 16 * p + m->ahead, 0, 2);
+  }
+  if (!right) v[PB + 1] = narrow_d(v[PB + 1], y + 16 * PB, al, be, de);
+}
+
+/* Adds what a row of the input contributes through rows FROM..TO-1 of the filter to a: [3 rows of outputs][KB][PB]. BACK: of D, filter turned. */
+AI void narrow_row(const narrow_map *m, vf *a, size_t at, int left, int right, const int FROM, const int TO, const int KB, const int PB, const int BACK) {
+  for (int c = 0; c < KB; c++, at += m->channel) {
+    vf v[9]; /* PB + 2 of them; a constant size: the compiler keeps other arrays in memory */
+    if (BACK) narrow_gradient(m, v, at, c, left, right, PB);
+    else narrow_input(m, v, m->x + at, c, left, right, PB);
+    const float *w = BACK ? m->w + 9 * KB * c : m->w + c;
     UNROLL for (int r = FROM; r < TO; r++) {
       UNROLL for (int i = 0; i < 3; i++) {
         UNROLL for (int k = 0; k < KB; k++) {
-          const vf b = vset(w[((k * 3 + r) * 3 + i) * KB]);
+          const vf b = vset(BACK ? w[(8 - r * 3 - i) * KB + k] : w[(k * 9 + r * 3 + i) * KB]);
           vf *to = a + ((2 - r) * KB + k) * PB;
           UNROLL for (int p = 0; p < PB; p++) to[p] = vfma(b, v[p + i], to[p]);
         }
@@ -57,14 +95,27 @@ AI void narrow_row(const narrow_map *m, vf *a, const stored *x, int left, int ri
 }
 
 /* A row of outputs is complete. */
-AI void narrow_emit(const narrow_map *m, vf *a, stored *y, float *sums, const int KB, const int PB) {
-  UNROLL for (int k = 0; k < KB; k++) {
+AI void narrow_emit(const narrow_map *m, vf *a, size_t at, float *sums, const int KB, const int PB, const int BACK) {
+  UNROLL for (int k = 0; k < KB; k++, at += m->channel) {
     vf *ak = a + k * PB;
-    if (m->bias) {
+    if (!BACK && m->bias) {
       const vf b = vset(m->bias[k]);
       UNROLL for (int p = 0; p < PB; p++) ak[p] = ak[p] + b;
     }
-    if (m->sums) {
+    if (BACK && m->add) {
+      UNROLL for (int p = 0; p < PB; p++) ak[p] = ak[p] + aload(m->add + at + 16 * p);
+    }
+    if (BACK && m->mean) {
+      const vf s = vset(m->s[k]), t = vset(m->t[k]), mean = vset(m->mean[k]);
+      float *s1 = sums + (size_t)(2 * k * m->columns) * 16, *s2 = s1 + (size_t)m->columns * 16;
+      UNROLL for (int p = 0; p < PB; p++) {
+        const vf x = aload(m->x + at + 16 * p);
+        __builtin_prefetch(m->x + at + 16 * p + m->ahead, 0, 2);
+        ak[p] = vkeep_gt(ak[p], vaffine(s, x, t), vzero());
+        vstore(s1 + 16 * p, vload(s1 + 16 * p) + ak[p]);
+        vstore(s2 + 16 * p, vfma(ak[p], x - mean, vload(s2 + 16 * p)));
+      }
+    } else if (!BACK && sums) {
       float *s1 = sums + (size_t)(2 * k * m->columns) * 16, *s2 = s1 + (size_t)m->columns * 16;
       UNROLL for (int p = 0; p < PB; p++) {
         vstore(s1 + 16 * p, vload(s1 + 16 * p) + ak[p]);
@@ -72,9 +123,9 @@ AI void narrow_emit(const narrow_map *m, vf *a, stored *y, float *sums, const in
       }
     }
     if (m->stream) {
-      UNROLL for (int p = 0; p < PB; p++) awrite(y + (size_t)k * m->y_k + 16 * p, ak[p], 1);
+      UNROLL for (int p = 0; p < PB; p++) awrite(m->out + at + 16 * p, ak[p], 1);
     } else {
-      UNROLL for (int p = 0; p < PB; p++) awrite(y + (size_t)k * m->y_k + 16 * p, ak[p], 0);
+      UNROLL for (int p = 0; p < PB; p++) awrite(m->out + at + 16 * p, ak[p], 0);
     }
   }
 }
@@ -88,69 +139,206 @@ AI void narrow_move(vf *a, const int N) {
   }
 }
 
-AI void narrow_body(const narrow_map *m, int column, const int KB, const int PB) {
+AI void narrow_body(const narrow_map *given, int column, const int KB, const int PB, const int BACK) {
+  const narrow_map copy = *given, *const m = &copy; /* which no store can change, as far as the compiler knows */
   const int left = column == 0, right = column + PB == m->columns;
   const size_t row = (size_t)m->columns * 16;
   for (int l = 0; l < 16; l += VL) {
-    const size_t at = (size_t)column * 16 + (size_t)l;
-    const stored *x = m->x + at;
-    stored *y = m->y + at;
-    float *sums = m->sums + at;
+    size_t at = (size_t)column * 16 + (size_t)l;
+    float *sums = m->sums ? m->sums + at : NULL;
     vf a[24];
     UNROLL for (int i = 0; i < 3 * KB * PB; i++) a[i] = vzero();
-    narrow_row(m, a, x, left, right, 0, 2, KB, PB);
+    narrow_row(m, a, at, left, right, 0, 2, KB, PB, BACK);
     narrow_move(a, KB * PB);
-    for (int h = 1; h + 1 < m->rows; h++, y += row) {
-      x += row;
-      narrow_row(m, a, x, left, right, 0, 3, KB, PB);
-      narrow_emit(m, a, y, sums, KB, PB);
+    for (int h = 1; h + 1 < m->rows; h++, at += row) {
+      narrow_row(m, a, at + row, left, right, 0, 3, KB, PB, BACK);
+      narrow_emit(m, a, at, sums, KB, PB, BACK);
       narrow_move(a, KB * PB);
     }
-    narrow_row(m, a, x + row, left, right, 1, 3, KB, PB);
-    narrow_emit(m, a, y, sums, KB, PB);
-    narrow_emit(m, a + KB * PB, y + row, sums, KB, PB);
+    narrow_row(m, a, at + row, left, right, 1, 3, KB, PB, BACK);
+    narrow_emit(m, a, at, sums, KB, PB, BACK);
+    narrow_emit(m, a + KB * PB, at + row, sums, KB, PB, BACK);
   }
 }
 
-#define NARROW_ONE(KB, PB) \
-  static __attribute__((noinline)) void narrow_##KB##_##PB(const narrow_map *m, int column) { narrow_body(m, column, KB, PB); }
+#define NARROW_ONE(KB, PB)                                                                                                               \
+  static __attribute__((noinline)) void forward_##KB##_##PB(const narrow_map *m, int column) { narrow_body(m, column, KB, PB, 0); } \
+  static __attribute__((noinline)) void gradient_##KB##_##PB(const narrow_map *m, int column) { narrow_body(m, column, KB, PB, 1); }
 NARROW_ALL(NARROW_ONE)
 
-#define NARROW_NAME(KB, PB) [KB][PB] = narrow_##KB##_##PB,
+#define NARROW_NAMES(KB, PB) [KB][PB] = {forward_##KB##_##PB, gradient_##KB##_##PB},
 typedef void (*narrow_fn)(const narrow_map *, int column);
-static const narrow_fn narrow_table[ANX_NARROW + 1][8] = {NARROW_ALL(NARROW_NAME)};
+static const narrow_fn narrow_table[ANX_NARROW + 1][8][2] = {NARROW_ALL(NARROW_NAMES)};
 
-void FN(anx_narrow_forward)(const anx_call *call, const anx_share *share, float *scratch) {
-  const anx_conv_plan *p = &call->conv;
-  const anx_op *op = call->op;
-  const size_t first = (size_t)share->group * (size_t)p->gi, map = (size_t)op->h * (size_t)op->w * 16, block = (size_t)share->slice * map;
-  narrow_map m = {.x = (const stored *)call->in[FWD_X] + first * p->x_c + block, .x_c = p->x_c,
-                  .w = (const float *)call->in[FWD_W] + first * (size_t)p->taps * (size_t)p->gi,
-                  .y = (stored *)call->out[FWD_Y] + first * p->y_c + block, .y_k = p->y_c, .rows = op->h, .columns = op->w,
-                  .stream = anx_streams(op->n, op->h, op->w, op->k)};
-  if (call->in[FWD_S]) m.s = (const float *)call->in[FWD_S] + first, m.t = (const float *)call->in[FWD_T] + first;
-  if (call->in[FWD_BIAS]) m.bias = (const float *)call->in[FWD_BIAS] + first;
-  if (share->next_group < p->groups)
-    m.ahead = (ptrdiff_t)(share->next_group - share->group) * p->gi * (ptrdiff_t)p->x_c + (ptrdiff_t)(share->next_slice - share->slice) * (ptrdiff_t)map;
-  if (call->out[FWD_SUMS]) {
-    m.sums = scratch;
-    memset(m.sums, 0, (size_t)(2 * p->gi * op->w) * 16 * sizeof(float));
-  }
-  const int strips = (op->w + narrow_width[p->gi] - 1) / narrow_width[p->gi], width = op->w / strips, wider = op->w % strips;
+/* All strips, as equal as possible; partial: the sums of the slice. */
+static void narrow_strips(const narrow_map *m, int back, double *partial) {
+  if (m->sums) memset(m->sums, 0, (size_t)(2 * m->channels * m->columns) * 16 * sizeof(float));
+  const int most = narrow_width[m->channels], strips = (m->columns + most - 1) / most, width = m->columns / strips, wider = m->columns % strips;
   for (int i = 0, column = 0; i < strips; i++) {
     const int n = width + (i < wider);
-    narrow_table[p->gi][n](&m, column);
+    narrow_table[m->channels][n][back](m, column);
     column += n;
   }
-  if (!m.sums) return;
+  if (!m->sums) return;
   float sums[2 * ANX_NARROW * 16] __attribute__((aligned(64)));
-  for (int i = 0; i < 2 * p->gi; i++) {
+  for (int i = 0; i < 2 * m->channels; i++) {
     for (int l = 0; l < 16; l += VL) {
-      const float *at = m.sums + (size_t)(i * op->w) * 16 + l;
+      const float *at = m->sums + (size_t)(i * m->columns) * 16 + l;
       vf sum = vload(at);
-      for (int w = 1; w < op->w; w++) sum = sum + vload(at + 16 * w);
+      for (int w = 1; w < m->columns; w++) sum = sum + vload(at + 16 * w);
       vstore(sums + 16 * i + l, sum);
     }
   }
-  anx_store_partials(call->partial + ((size_t)share->slice * (size_t)op->k + first) * 2, sums, p->gi);
+  anx_store_partials(partial, sums, m->channels);
+}
+
+/* Adds the products of a pixel's three columns v of the input with the rows of D, at d, that filter rows FROM..TO-1 join it to. */
+AI void weights_step(vf *a, const vf *v, const float *d, size_t d_k, size_t d_row, const int FROM, const int TO, const int KB) {
+  UNROLL for (int r = FROM; r < TO; r++) {
+    UNROLL for (int k = 0; k < KB; k++) {
+      const vf b = vheld(vload(d + (size_t)k * d_k + (size_t)(2 - r) * d_row));
+      UNROLL for (int i = 0; i < 3; i++) a[(k * 3 + r) * 3 + i] = vfma(b, v[i], a[(k * 3 + r) * 3 + i]);
+    }
+  }
+}
+
+/* A strip's row of D of channel k, from G and Y `at` from the group's first vector. */
+AI void weights_make(const narrow_map *m, float *d, size_t at, int k, int columns) {
+  const size_t row = (size_t)m->columns * 16; /* the next one is brought near while this one is used */
+  const stored *g = m->g + at;
+  if (m->y) {
+    const stored *y = m->y + at;
+    const vf al = vset(m->al[k]), be = vset(m->be[k]), de = vset(m->de[k]);
+    for (int p = 0; p < columns; p++, g += 16, y += 16) {
+      __builtin_prefetch(g + row, 0, 3);
+      __builtin_prefetch(y + row, 0, 3);
+      vstore(d + 16 * p, narrow_d(aload(g), y, al, be, de));
+    }
+  } else {
+    for (int p = 0; p < columns; p++, g += 16) {
+      __builtin_prefetch(g + m->ahead, 0, 2);
+      vstore(d + 16 * p, aload(g));
+    }
+  }
+}
+
+AI vf weights_input(const narrow_map *m, const stored *x, vf s, vf t) {
+  __builtin_prefetch(x + m->ahead, 0, 2);
+  return m->s ? vrelu(vaffine(s, aload(x), t)) : aload(x);
+}
+
+/* A strip's row of input channel c; d: D of the row above. */
+AI void weights_row(const narrow_map *m, vf *a, const stored *x, const float *d, size_t d_k, int c, int columns, int left, int right, const int FROM,
+                    const int TO, const int KB) {
+  const size_t d_row = (size_t)columns * 16;
+  const vf s = vset(m->s ? m->s[c] : 0), t = vset(m->s ? m->t[c] : 0);
+  vf v[3] = {left ? vzero() : weights_input(m, x - 16, s, t), weights_input(m, x, s, t)};
+  for (int p = 1; p < columns; p++, d += 16) {
+    x += 16;
+    v[2] = weights_input(m, x, s, t);
+    weights_step(a, v, d, d_k, d_row, FROM, TO, KB);
+    v[0] = v[1], v[1] = v[2];
+  }
+  v[2] = right ? vzero() : weights_input(m, x + 16, s, t);
+  weights_step(a, v, d, d_k, d_row, FROM, TO, KB);
+}
+
+/* A strip, KB output channels from k on. */
+AI void weights_body(const narrow_map *given, int column, int columns, int k, const int KB) {
+  const narrow_map copy = *given, *const m = &copy;
+  const int left = column == 0, right = column + columns == m->columns;
+  const size_t row = (size_t)m->columns * 16, d_row = (size_t)columns * 16, d_k = (size_t)(m->rows + 1) * d_row;
+  for (int l = 0; l < 16; l += VL) {
+    for (int c = 0; c < m->channels; c++) {
+      const size_t at = (size_t)column * 16 + (size_t)l;
+      const stored *x = m->x + (size_t)c * m->channel + at;
+      float *d = m->d + l; /* begins with a row above the map, which nobody reads */
+      vf a[18];
+      UNROLL for (int i = 0; i < 9 * KB; i++) a[i] = vzero();
+      for (int h = 0; h < m->rows; h++, x += row, d += d_row) {
+        for (int i = h ? h + 1 : 0; !c && i <= h + 1 && i < m->rows; i++) {
+          for (int j = 0; j < KB; j++) weights_make(m, m->d + l + (size_t)j * d_k + (size_t)(i + 1) * d_row, (size_t)(k + j) * m->channel + at + (size_t)i * row, k + j, columns);
+        }
+        if (h == 0) weights_row(m, a, x, d, d_k, c, columns, left, right, 0, 2, KB);
+        else if (h + 1 < m->rows) weights_row(m, a, x, d, d_k, c, columns, left, right, 0, 3, KB);
+        else weights_row(m, a, x, d, d_k, c, columns, left, right, 1, 3, KB);
+      }
+      float *lanes = m->lanes + (9 * k * m->channels + c) * 16 + l;
+      const int more = column || !m->first;
+      UNROLL for (int i = 0; i < 9 * KB; i++, lanes += m->channels * 16) {
+        if (more) a[i] = a[i] + vload(lanes);
+        vstore(lanes, a[i]);
+      }
+    }
+  }
+}
+
+static __attribute__((noinline)) void weights_of_one(const narrow_map *m, int column, int columns, int k) { weights_body(m, column, columns, k, 1); }
+#if ANX_ACCUMULATORS >= 24
+static __attribute__((noinline)) void weights_of_two(const narrow_map *m, int column, int columns, int k) { weights_body(m, column, columns, k, 2); }
+#endif
+
+/* dw: where the gradient goes if this slice is the last. */
+static void narrow_weights(const narrow_map *m, float *dw) {
+  const int n = 9 * m->channels * m->channels;
+  for (int column = 0, columns; column < m->columns; column += columns) {
+    columns = anx_part(m->columns, ANX_STRIP, column);
+    int k = 0;
+#if ANX_ACCUMULATORS >= 24
+    for (; k + 1 < m->channels; k += 2) weights_of_two(m, column, columns, k);
+#endif
+    for (; k < m->channels; k++) weights_of_one(m, column, columns, k);
+  }
+  if (!dw) return;
+  float sum[9 * ANX_NARROW * ANX_NARROW + 3];
+  for (int i = 0; i < n; i += 4) anx_lane_sum4(m->lanes + 16 * i, sum + i);
+  memcpy(dw, sum, (size_t)n * sizeof *dw);
+}
+
+/* What both directions share. */
+static narrow_map narrow_map_of(const anx_call *call, const anx_share *share, float *scratch, const void *x, const float *s, const float *t, void *out,
+                                const float *w) {
+  const anx_conv_plan *p = &call->conv;
+  const anx_op *op = call->op;
+  const size_t first = (size_t)share->group * (size_t)p->gi, map = (size_t)op->h * (size_t)op->w * 16, at = first * p->x_c + (size_t)share->slice * map;
+  narrow_map m = {.x = (const stored *)x + at, .w = w + first * (size_t)p->taps * (size_t)p->gi, .out = out ? (stored *)out + at : NULL, .channel = p->x_c,
+                  .channels = p->gi, .rows = op->h, .columns = op->w, .first = share->slice == 0, .stream = anx_streams(op->n, op->h, op->w, op->c),
+                  .lanes = scratch + 32 * p->gi * op->w, .d = scratch + p->a_floats};
+  if (s) m.s = s + first, m.t = t + first;
+  if (share->next_group < p->groups)
+    m.ahead = (ptrdiff_t)(share->next_group - share->group) * p->gi * (ptrdiff_t)p->x_c + (ptrdiff_t)(share->next_slice - share->slice) * (ptrdiff_t)map;
+  return m;
+}
+
+static double *partial_of(const anx_call *call, const anx_share *share) {
+  return call->partial + ((size_t)share->slice * (size_t)call->op->c + (size_t)share->group * (size_t)call->conv.gi) * 2;
+}
+
+void FN(anx_narrow_forward)(const anx_call *call, const anx_share *share, float *scratch) {
+  narrow_map m = narrow_map_of(call, share, scratch, call->in[FWD_X], call->in[FWD_S], call->in[FWD_T], call->out[FWD_Y], call->in[FWD_W]);
+  if (call->in[FWD_BIAS]) m.bias = (const float *)call->in[FWD_BIAS] + share->group * call->conv.gi;
+  if (call->out[FWD_SUMS]) m.sums = scratch;
+  narrow_strips(&m, 0, partial_of(call, share));
+}
+
+void FN(anx_narrow_backward)(const anx_call *call, const anx_share *share, float *scratch) {
+  const anx_conv_plan *p = &call->conv;
+  const int first = share->group * p->gi;
+  narrow_map m = narrow_map_of(call, share, scratch, call->in[BWD_X], call->in[BWD_S], call->in[BWD_T], call->out[BWD_DX], call->in[BWD_W]);
+  const ptrdiff_t at = m.x - (const stored *)call->in[BWD_X];
+  m.g = (const stored *)call->in[BWD_G] + at;
+  if (call->in[BWD_AL]) {
+    m.y = (const stored *)call->in[BWD_Y] + at;
+    m.al = (const float *)call->in[BWD_AL] + first, m.be = (const float *)call->in[BWD_BE] + first, m.de = (const float *)call->in[BWD_DE] + first;
+  }
+  if (call->in[BWD_ADD]) m.add = (const stored *)call->in[BWD_ADD] + at;
+  if (m.s) { /* the mask; no mean: its sums are not wanted */
+    m.mean = (const float *)call->in[call->in[BWD_MEAN] ? BWD_MEAN : BWD_T] + first;
+    m.sums = scratch;
+  }
+  if (share->c1 > share->c0) narrow_strips(&m, 1, partial_of(call, share));
+  if (share->k1 > share->k0) {
+    float *dw = (float *)call->out[BWD_DW] + (size_t)first * (size_t)p->taps * (size_t)p->gi;
+    narrow_weights(&m, share->slice + 1 == p->slices ? dw : NULL);
+  }
 }

@@ -108,7 +108,7 @@ void FN(anx_conv_fwd)(const anx_call *call) {
 
 void FN(anx_conv_bwd)(const anx_call *call) {
   anx_conv_job job = {call, anx_conv_split(&call->conv, call->op, anx_pool_threads(call->pool), call->out[BWD_DX] != NULL),
-                      call->conv.pointwise ? FN(anx_pointwise_backward) : FN(anx_spatial_backward)};
+                      call->conv.pointwise ? FN(anx_pointwise_backward) : call->conv.narrow ? FN(anx_narrow_backward) : FN(anx_spatial_backward)};
   if (call->out[BWD_DX]) pack_filter(call);
   anx_pool_run(call->pool, FN(anx_conv_task), &job, job.parts.tasks);
   if (call->out[BWD_SUMS]) anx_combine_sums(call->out[BWD_SUMS], call->partial, call->conv.slices, call->op->c);

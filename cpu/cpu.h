@@ -16,6 +16,7 @@
 
 #define ANX_IMAGES 16 /* images in the lanes of one pixel's vectors */
 #define ANX_MAX_FILTER 11 /* rows of the largest filter */
+#define ANX_STRIP 28      /* columns of its weight gradient that go down the map together */
 #define ANX_NARROW 4      /* channels of the widest group that conv_narrow.c takes */
 
 typedef struct anx_pool anx_pool;

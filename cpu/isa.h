@@ -96,6 +96,16 @@ AI vf vaffine(vf s, vf x, vf t) { return vfma(s, x, t); }
 
 AI vf vzero(void) { return vset(0.0f); }
 
+/* A vector that stays in a register: the compiler would load it anew for each of the multiply-adds that need it. */
+AI vf vheld(vf a) {
+#if defined(__x86_64__)
+  __asm__("" : "+v"(a));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(a));
+#endif
+  return a;
+}
+
 #if defined(ANX_STORE_BF16)
 #define PAIR 2 /* values in a slot */
 typedef uint16_t stored; /* the upper half of an fp32 */
