@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"anynetx/bindings"
+	"anynetx/random"
 )
 
 // epsilon is the unit roundoff of the arithmetic in which a back end may compute activations of a dtype.
@@ -73,7 +74,7 @@ func compareOutput(want, got *Output, e float64) error {
 		}
 		return nil
 	}
-	rms := math.Sqrt(squares / math.Max(float64(count), 1))
+	rms := math.Max(math.Sqrt(squares/math.Max(float64(count), 1)), want.Size)
 	slack := math.Max(t.Slack, 1)
 	terms := math.Sqrt(float64(max(t.Terms, 1)))
 	errors := 0.0
@@ -93,6 +94,62 @@ func compareOutput(want, got *Output, e float64) error {
 		return fmt.Errorf("the error's rms is %.3g, allowed are %.3g (rms %.3g, %d terms)", off, allowed, rms, t.Terms)
 	}
 	return nil
+}
+
+// few is how many values tell the rms that an output's sums have without cancelling.
+const few = 64
+
+// Sizes sets the Size of outputs of a few values: sums that happen to cancel are as wrong as others of their terms. Their rms is that of more sums of
+// the same terms, otherwise paired: the case runs again with the values of each input shuffled.
+func Sizes(ctx *bindings.Context, c *Case, outputs []Output) error {
+	runs := 0
+	for i := range outputs {
+		if n := len(outputs[i].Values); n < few {
+			runs = max(runs, min(8, few/max(n, 1)))
+		}
+	}
+	squares, counts := make([]float64, len(outputs)), make([]float64, len(outputs))
+	for run := range runs {
+		again, err := RunCase(ctx, shuffled(c, run))
+		if err != nil {
+			return err
+		}
+		for i := range again {
+			for _, v := range again[i].Values {
+				if !math.IsNaN(v) && !math.IsInf(v, 0) {
+					squares[i] += v * v
+					counts[i]++
+				}
+			}
+		}
+	}
+	for i := range outputs {
+		if len(outputs[i].Values) < few && counts[i] > 0 {
+			outputs[i].Size = math.Sqrt(squares[i] / counts[i])
+		}
+	}
+	return nil
+}
+
+// shuffled is the case with the float values of every input in another order.
+func shuffled(c *Case, number int) *Case {
+	other := *c
+	other.Tensors = append([]Tensor(nil), c.Tensors...)
+	for i := range other.Tensors {
+		t := &other.Tensors[i]
+		if t.Data == nil || t.DType != bindings.F32 {
+			continue
+		}
+		t.Data = append([]byte(nil), t.Data...)
+		stream := random.New(uint64(number), "conformance", "shuffled", t.Name)
+		for last := len(t.Data)/4 - 1; last > 0; last-- {
+			a, b := t.Data[4*last:][:4], t.Data[4*int(stream.Below(uint64(last), uint64(last+1))):][:4]
+			x := [4]byte(a)
+			copy(a, b)
+			copy(b, x[:])
+		}
+	}
+	return &other
 }
 
 // SameBits is nil if two runs gave the same bits.

@@ -120,6 +120,7 @@ type Output struct {
 	Tensor *Tensor
 	Bytes  []byte // in plain order, whatever the layout: what "same bits" compares
 	Values []float64
+	Size   float64 // rms to judge errors by where that of Values, which are few, may be less; see Sizes
 }
 
 // Collect reads the outputs, once no guard byte and no input has changed.
