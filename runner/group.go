@@ -118,11 +118,15 @@ func (g *group) open() {
 				g.places[runs[i].ID] = t
 				names = append(names, runs[i].ID)
 			}
-			g.event("%d runs of architecture %s train in common launches: %s", n, runs[0].Member.ID, strings.Join(names, ", "))
+			for _, o := range g.offers {
+				if _, placed := g.places[o.run.ID]; placed {
+					g.event(o, "%d runs of architecture %s train in common launches: %s", n, o.run.Member.ID, strings.Join(names, ", "))
+				}
+			}
 			return
 		}
 		g.together = nil
-		switch g.event("%d runs of architecture %s do not fit into one group: %v", n, runs[0].Member.ID, err); classify(err) {
+		switch g.event(g.offers[0], "%d runs of architecture %s do not fit into one group: %v", n, runs[0].Member.ID, err); classify(err) {
 		case classDevice:
 			g.failure = err
 			return
@@ -133,8 +137,8 @@ func (g *group) open() {
 	}
 }
 
-func (g *group) event(format string, args ...any) {
-	g.w.events.append(happened(g.w.me, "group", format, args...).of(g.offers[0].lease))
+func (g *group) event(o offer, format string, args ...any) {
+	g.w.events.append(happened(g.w.me, "group", format, args...).of(o.lease))
 }
 
 func (g *group) Need(runs ...*PlannedRun) (int64, error) {
