@@ -37,6 +37,8 @@ public:
   // The ANX_INPUT that makes tensor x where all who read x are stem convolutions: they load the set's pixels themselves, and x is not written.
   const anx_op *gathered(int32_t x) const;
   anx::ImageSet images_of(const anx_op *input) const;
+  // The ANX_POOL_BWD that makes tensor g where a stem's filter gradient alone reads g: it makes g itself, from the winners that lie in g's place.
+  const anx_op *pooled(int32_t g) const;
 
   // The memory of a tensor; NULL where it is absent or nothing is bound.
   template <class T> anx::PerModel<T> at(int32_t id) const {
@@ -71,6 +73,7 @@ public:
   template <class T> bool joined_convolution();
   template <class T> bool stem_forward(const anx::ConvShape &);
   template <class T> bool stem_filter_gradient(const anx::ConvShape &);
+  bool is_stem(const anx_op *) const; // with the models of the op in turn
   template <class T> void input_gradient(const anx::ConvShape &, const anx_op *end);
   template <class T> void filter_gradient(const anx::ConvShape &);
   template <class T> anx_status map();

@@ -116,6 +116,13 @@ static bool plan_stem(const anx_context *c, const anx_op *o, StemTile *t) {
   return true;
 }
 
+bool Emitter::is_stem(const anx_op *o) const {
+  StemTile tile;
+  return o->models == models && plan_stem(context, o, &tile) && !(context->cudnn && context->cudnn->wants(shape_of(o)));
+}
+
+static bool reads(const anx_op &o, int32_t tensor) { return std::find(o.in, o.in + ANX_MAX_IN, tensor) != o.in + ANX_MAX_IN; }
+
 const anx_op *Emitter::gathered(int32_t x) const {
   if (!(tensors[x].flags & ANX_TRANSIENT)) return nullptr;
   int i = 0, last = 0;
@@ -123,15 +130,28 @@ const anx_op *Emitter::gathered(int32_t x) const {
   if (i + 1 >= count || ops[i + 1].kind != ANX_CONV_FWD || ops[i + 1].in[0] != x) return nullptr; // which makes the labels too
   const anx_op *input = &ops[i], *forward = input + 1;
   for (int j = 0; j < count; j++) {
-    StemTile tile;
-    if (std::find(ops[j].in, ops[j].in + ANX_MAX_IN, x) == ops[j].in + ANX_MAX_IN) continue;
-    if (j < i || ops[j].models != input->models || !plan_stem(context, &ops[j], &tile) || (context->cudnn && context->cudnn->wants(shape_of(&ops[j])))) return nullptr;
+    if (!reads(ops[j], x)) continue;
+    if (j < i || input->models != models || !is_stem(&ops[j])) return nullptr;
     last = j;
   }
   for (int j = i + 1; j <= last; j++)
     if (any_overlap(ops[j].out, ANX_MAX_OUT, input->in, ANX_MAX_IN, models)) return nullptr; // it would load another set
   if (any_overlap(input->out + 1, 1, forward->in, ANX_MAX_IN, models) || any_overlap(input->out + 1, 1, forward->out, ANX_MAX_OUT, models)) return nullptr;
   return input;
+}
+
+const anx_op *Emitter::pooled(int32_t g) const {
+  if (!(tensors[g].flags & ANX_TRANSIENT)) return nullptr;
+  int i = 0, conv = 0;
+  while (i < count && (ops[i].kind != ANX_POOL_BWD || ops[i].out[0] != g)) i++;
+  for (int j = 0; j < count; j++) {
+    if (!reads(ops[j], g)) continue;
+    if (j < i || conv || ops[j].in[0] != g || ops[i].models != models || !is_stem(&ops[j])) return nullptr;
+    conv = j;
+  }
+  for (int j = i + 1; j <= conv; j++)
+    if (any_overlap(ops[j].out, ANX_MAX_OUT, ops[i].in, 1, models)) return nullptr; // dX0 is read again
+  return conv ? &ops[i] : nullptr;
 }
 
 // Calls f with where the pixels of X, which `op` reads as in[i], come from.
@@ -167,11 +187,17 @@ template <class T> bool Emitter::stem_filter_gradient(const ConvShape &s) {
       const int64_t filters = int64_t(s.k) * t.depth;
       ConvFilterGradient<T> a{s, {in<T>(0), in<T>(1), in<float>(2), in<float>(3), in<float>(4)}, {}, nullptr, 0, 0};
       a.partial = rows == 1 ? out<float>(1) : scratch<float>(uint64_t(rows) * uint64_t(filters));
-      const size_t shared = std::max(sizeof(T) * (stem_pixels * (stem_own_pitch + t.pitch) + stem_seen_elements(t)), sizeof(float) * slab * t.depth16);
+      const size_t shared = std::max(sizeof(float) * stem_table + sizeof(T) * (stem_pixels * (stem_own_pitch + t.pitch) + stem_seen_elements(t)), sizeof(float) * slab * t.depth16);
       with_source<T>(*this, 5, [&](auto source) {
         using Source = decltype(source);
-        launch(std::is_same_v<Source, StemSet<T>> ? "conv_stem_gather_filter_gradient" : "conv_stem_filter_gradient", conv_stem_filter_gradient<Source>, dim3(columns, rows),
-               stem_threads, shared, Stem<ConvFilterGradient<T>, Source>{a, source, t});
+        constexpr bool set = std::is_same_v<Source, StemSet<T>>;
+        if (const anx_op *pool = pooled(op->in[0]))
+          launch(set ? "conv_stem_gather_pool_filter_gradient" : "conv_stem_pool_filter_gradient", conv_stem_filter_gradient<Source, StemPool<T>>, dim3(columns, rows), stem_threads,
+                 shared + sizeof(typename StemPool<T>::Windows),
+                 StemGradient<Source, StemPool<T>>{{a, source, t}, {at<T>(pool->in[0]), at<unsigned char>(pool->out[0]), pool->p, pool->q}});
+        else
+          launch(set ? "conv_stem_gather_filter_gradient" : "conv_stem_filter_gradient", conv_stem_filter_gradient<Source, StemPlain<T>>, dim3(columns, rows), stem_threads, shared,
+                 StemGradient<Source, StemPlain<T>>{{a, source, t}, {}});
       });
       if (rows > 1) filters_from(a.partial, rows, filters, filters);
       return true;

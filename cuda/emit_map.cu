@@ -141,13 +141,16 @@ template <class T> anx_status Emitter::map() {
       if (o->h >= 32768 || o->w >= 32768) return anx_cuda_fail_op(context, ANX_UNSUPPORTED, number, o, "maps of 32768 pixels a side or more");
       if (o->kind == ANX_POOL_FWD) {
         launch("pool_forward", pool_forward<T>, dim3(blocks(int64_t(o->n) * o->p * o->q, columns), columns), map_threads, 0,
-               Pool<T>{in<T>(0), nullptr, in<float>(1), in<float>(2), nullptr, out<T>(0), nullptr, o->n, o->h, o->w, o->c, o->p, o->q});
+               Pool<T>{in<T>(0), nullptr, in<float>(1), in<float>(2), nullptr, out<T>(0), nullptr, nullptr, o->n, o->h, o->w, o->c, o->p, o->q});
         break;
       }
       const int rows = blocks(int64_t(o->n) * ceil_divide(o->h, pool_tile) * ceil_divide(o->w, pool_tile) * map_rows, columns);
       const PerModel<float> partial = scratch<float>(uint64_t(rows) * 2 * o->c);
-      launch("pool_backward", pool_backward<T>, dim3(rows, columns), map_threads, sizeof(PoolShared<T>),
-             Pool<T>{in<T>(1), in<T>(0), in<float>(2), in<float>(3), in<float>(4), out<T>(0), partial, o->n, o->h, o->w, o->c, o->p, o->q});
+      Pool<T> a{in<T>(1), in<T>(0), in<float>(2), in<float>(3), in<float>(4), nullptr, nullptr, partial, o->n, o->h, o->w, o->c, o->p, o->q};
+      const bool winners = pooled(o->out[0]);
+      if (winners) a.winners = out<unsigned char>(0);
+      else a.out = out<T>(0);
+      launch(winners ? "pool_backward_winners" : "pool_backward", pool_backward<T>, dim3(rows, columns), map_threads, sizeof(PoolShared<T>), a);
       sums_from(o, 1, partial, rows, 2, 1, o->c);
       break;
     }

@@ -219,7 +219,7 @@ func (b *lowering) sgd(first, end int, decay float64, scale, counters int32) {
 
 // finish works out lifetimes: of every tensor, the first and the last op that touches it. A back end may run as one an input gradient with
 // the end of the block before, the end of a block with the convolution behind it, or the input with the stem: what the first of the two
-// touches lives until the second.
+// touches lives until the second. The backward pass of the max-pool may also be made in the stem's, two ops further.
 func (b *lowering) finish() *program {
 	for i := range b.tensors {
 		b.tensors[i].first = -1
@@ -232,7 +232,7 @@ func (b *lowering) finish() *program {
 		if t.first < 0 {
 			t.first = op
 		}
-		t.last = op
+		t.last = max(t.last, op)
 	}
 	for i := range b.ops {
 		last := i
@@ -240,6 +240,9 @@ func (b *lowering) finish() *program {
 			switch [2]bindings.OpKind{b.ops[i].Kind, b.ops[i+1].Kind} {
 			case [2]bindings.OpKind{bindings.ConvBwd, bindings.JoinBwd}, [2]bindings.OpKind{bindings.JoinFwd, bindings.ConvFwd}, [2]bindings.OpKind{bindings.Input, bindings.ConvFwd}:
 				last++
+			}
+			if b.ops[i].Kind == bindings.PoolBwd {
+				last += 2
 			}
 		}
 		for _, id := range b.ops[i].In {

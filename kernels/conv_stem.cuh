@@ -1,7 +1,9 @@
 // conv_stem.cuh - convolutions of an image: so few channels that all taps and channels are one depth of a product; 16-bit storage.
 //
 // Computes   Y = conv(X, W) [+ bias] with sums; dW = correlation of X with D, D = al G + be Y + de on load.
-// Layout     X [n][h][w][8] of T, of which c <= 4 count, or crops of a uint8 set as input.cuh makes them (StemSet); Y, G [n][p][q][k padded to 8] of T; W, dW float [k][r][r][c]; partials float [ranges][k][r r c].
+//            Behind a max-pool G need not exist: it is made from dX0 and the windows' winners (StemPool).
+// Layout     X [n][h][w][8] of T, of which c <= 4 count, or crops of a uint8 set as input.cuh makes them (StemSet); Y, G [n][p][q][k padded to 8] of
+//            T; dX0, winners as pool.cuh has them; W, dW float [k][r][r][c]; partials float [ranges][k][r r c].
 // Mapping    256 threads make tiles of 8 x 16 output pixels x 64 channels; blockIdx.x is the slab of channels, blockIdx.y strides over tiles. The
 //            pixels that a tile sees go to shared memory, and from there what one pixel's filter sees, as a row of r r c values, zeros outside the map. Forward: a warp makes 16 pixels x 64
 //            channels. Filter gradient: a warp keeps 32 k x 48 of (tap, channel); where fewer warps hold all of it, groups of them share out the
@@ -12,11 +14,12 @@
 #pragma once
 #include "conv_grouped.cuh"
 #include "input.cuh"
+#include "pool.cuh"
 
 namespace anx {
 
 constexpr int stem_rows = 8, stem_wide = 16, stem_pixels = stem_rows * stem_wide, stem_threads = 256, stem_depth_most = 160, stem_own_pitch = 72,
-              stem_out_pitch = 68, stem_part_k = 32, stem_part_depth = 48,
+              stem_out_pitch = 68, stem_part_k = 32, stem_part_depth = 48, stem_table = 3 * slab,
               stem_seen_each = 4, stem_seen_most = stem_seen_each * stem_threads; // pixels that a tile sees: of a thread, in all
 
 struct StemTile {
@@ -42,6 +45,71 @@ template <class Conv, class Source> struct Stem {
   Source source;
   StemTile tile;
 };
+
+// Where the gradient at Y comes from: Incoming, or the max-pool behind.
+template <class T> struct StemPlain {
+  static constexpr bool copies = false;
+  static constexpr int at_once = stem_pixels / 32;
+  struct Windows {};
+};
+template <class T> struct StemPool {
+  static constexpr bool copies = true;
+  static constexpr int at_once = 1; // there are no registers for more
+  static constexpr int across = stem_wide / 2 + 1, windows = across * (stem_rows / 2 + 1); // those that reach into a tile
+  struct Windows {
+    T d[windows][slab]; // dX0
+    unsigned char winner[windows][slab];
+  };
+  PerModel<const T> dx0;
+  PerModel<const unsigned char> winners;
+  int p, q;
+};
+template <class Source, class Behind> struct StemGradient : Stem<ConvFilterGradient<typename Source::Element>, Source> { Behind behind; };
+
+// What a tile's D is made of travels to shared memory: Y to D's own place, where the thread that copied it makes D, and the windows.
+template <class T>
+__device__ __forceinline__ void stem_fetch(T *, typename StemPlain<T>::Windows *, const StemPlain<T> &, const Incoming<T> &, const ConvShape &, int64_t, int, int, int) {}
+template <class T>
+__device__ __forceinline__ void stem_fetch(T *deltas, typename StemPool<T>::Windows *windows, const StemPool<T> &a, const Incoming<T> &d, const ConvShape &s, int64_t image, int row0,
+                                           int column0, int k0) {
+  const int vector = threadIdx.x % 8 * 8, ks = padded(s.k);
+  __syncthreads(); // D of the tile before has been read
+  if (d.al)
+#pragma unroll 1
+    for (int pixel = threadIdx.x / 8; pixel < stem_pixels; pixel += stem_threads / 8) {
+      const int p = row0 + pixel / stem_wide, q = column0 + pixel % stem_wide;
+      const bool there = p < s.p && q < s.q && k0 + vector < ks;
+      copy_async(deltas + pixel * stem_own_pitch + vector, d.y + (there ? ((image * s.p + p) * s.q + q) * ks + k0 + vector : 0), there ? 16 : 0);
+    }
+#pragma unroll 1
+  for (int slot = threadIdx.x / 8; slot < a.windows; slot += stem_threads / 8) {
+    const int p = row0 / 2 + slot / a.across, q = column0 / 2 + slot % a.across;
+    Winners winners;
+    winners.words = {0xffffffffu, 0xffffffffu};
+    if (p < a.p && q < a.q && k0 + vector < ks) {
+      const int64_t at = ((image * a.p + p) * a.q + q) * ks + k0 + vector;
+      copy_async(&windows->d[slot][vector], a.dx0 + at);
+      winners.words = *reinterpret_cast<const uint2 *>(a.winners + at);
+    }
+    *reinterpret_cast<uint2 *>(&windows->winner[slot][vector]) = winners.words;
+  }
+  commit_copies();
+}
+// G, and Y, of 8 channels of a pixel of the tile.
+template <class T> __device__ __forceinline__ Vector8<T> stem_gradient(const typename StemPlain<T>::Windows *, const StemPlain<T> &, const Incoming<T> &d, int64_t at, int, int) {
+  return raw8(d, at);
+}
+template <class T>
+__device__ __forceinline__ Vector8<T> stem_gradient(const typename StemPool<T>::Windows *windows, const StemPool<T> &a, const Incoming<T> &, int64_t, int pixel, int vector) {
+  float g[8] = {};
+  pool_gather(g, windows->d, windows->winner, a.across, pixel / stem_wide, pixel % stem_wide, vector);
+  Vector8<T> out;
+#pragma unroll
+  for (int i = 0; i < 8; i++) out.v[i] = stored<T>(g[i]);
+  return out;
+}
+template <class T> __device__ __forceinline__ Vector8<T> stem_y(const StemPlain<T> &, const Incoming<T> &d, int64_t at, const T *) { return second8(d, at); }
+template <class T> __device__ __forceinline__ Vector8<T> stem_y(const StemPool<T> &, const Incoming<T> &d, int64_t, const T *place) { return d.al ? load8(place) : zero8<T>(); }
 
 template <class T> __device__ __forceinline__ const T *stem_image(const StemMap<T> &source, const ConvShape &s, int64_t image) {
   return source.x + image * s.h * s.w * 8;
@@ -143,33 +211,37 @@ template <class Source> __global__ void __launch_bounds__(stem_threads, 2) conv_
   if (a.conv.partial) slab_partials(reinterpret_cast<SlabShared<2> &>(*staged), sums, a.conv.partial, blockIdx.y, k0, s.k);
 }
 
-template <class Source> __global__ void __launch_bounds__(stem_threads, 2) conv_stem_filter_gradient(Stem<ConvFilterGradient<typename Source::Element>, Source> a) {
+template <class Source, class Behind> __global__ void __launch_bounds__(stem_threads, 2) conv_stem_filter_gradient(StemGradient<Source, Behind> a) {
   using T = typename Source::Element;
   ANX_ONLY(Sm80);
   ANX_SHARED(unsigned char, memory);
   const ConvShape &s = a.conv.shape;
   const StemTile &t = a.tile;
-  T *const deltas = reinterpret_cast<T *>(&memory), *const seen = deltas + stem_pixels * stem_own_pitch, *const rows = seen + stem_seen_elements(t);
+  float *const table = reinterpret_cast<float *>(&memory); // al, be, de
+  T *const deltas = reinterpret_cast<T *>(table + stem_table), *const seen = deltas + stem_pixels * stem_own_pitch, *const rows = seen + stem_seen_elements(t);
+  const auto windows = reinterpret_cast<typename Behind::Windows *>(rows + stem_pixels * t.pitch);
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, vector = thread % 8 * 8, k0 = blockIdx.x * slab, ks = padded(s.k);
   const int group = warp / t.parts, part_k = warp % t.parts / t.parts_across * stem_part_k, part_j = warp % t.parts % t.parts_across * stem_part_depth;
+  grouped_coefficients(table, slab, a.conv.d, k0, s.k);
   float acc[2][6][4] = {};
   for (int tile = blockIdx.y; tile < t.tiles; tile += gridDim.y) {
     const int column0 = tile % t.across * stem_wide, row0 = tile / t.across % t.down * stem_rows;
     const int64_t image = tile / t.across / t.down;
+    stem_fetch<T>(deltas, windows, a.behind, a.conv.d, s, image, row0, column0, k0);
     stem_see(seen, t, s, a.source, image, row0, column0);
+    if (Behind::copies) wait_copies<0>();
     __syncthreads(); // what the tile sees is there; the tile before has been read
     stem_spread(rows, seen, t, s, row0, column0);
-    Coefficients k;
-    coefficients(k, a.conv.d, k0 + vector, s.k);
-#pragma unroll
+#pragma unroll Behind::at_once
     for (int i = 0; i < stem_pixels / 32; i++) {
       const int pixel = thread / 8 + i * 32, p = row0 + pixel / stem_wide, q = column0 + pixel % stem_wide;
+      T *const place = deltas + pixel * stem_own_pitch + vector;
       Vector8<T> v = zero8<T>();
       if (p < s.p && q < s.q && k0 + vector < ks) {
         const int64_t at = ((image * s.p + p) * s.q + q) * ks + k0 + vector;
-        v = activated(a.conv.d, k, raw8(a.conv.d, at), second8(a.conv.d, at));
+        v = activated(a.conv.d, table_row(table, slab, vector), stem_gradient<T>(windows, a.behind, a.conv.d, at, pixel, vector), stem_y<T>(a.behind, a.conv.d, at, place));
       }
-      store8(deltas + pixel * stem_own_pitch + vector, v);
+      store8(place, v);
     }
     __syncthreads();
 #pragma unroll 1

@@ -99,6 +99,26 @@ func stemStart(s convShape, ih, iw, channels int, backward, live bool, source re
 	return b.Case
 }
 
+// stemEnd is the backward pass of the max-pool and the stem's filter gradient.
+func stemEnd(s convShape, often ties, live bool) Case {
+	b := newBuilder("pool_bwd+conv_bwd", fmt.Sprintf("%s%s", s, often))
+	n, h, w, c := s.n, s.p(), s.q(), s.k
+	g := Tensor{Name: "G", Tensor: activationTensor(n, h, w, c), Private: true}
+	g.Flags = bindings.Transient
+	if live {
+		b.Name += " all live"
+		g = Tensor{Name: "G", Tensor: activationTensor(n, h, w, c), Output: true, Terms: 4}
+	}
+	b.MasksGiven = true
+	dx0 := b.activation("dX0", n, pooled(h), pooled(w), c, b.normal(n*pooled(h)*pooled(w)*c, 1))
+	y, scale, shift := b.poolInput(n, h, w, c, often)
+	gradient := b.add(g)
+	b.op(poolOp(bindings.PoolBwd, n, h, w, c), []int32{dx0, y, scale, shift, b.vector("mean", b.normal(c, 0.5))}, []int32{gradient, b.output("sums", plain(bindings.F64, 2, c), n*h*w)})
+	in := []int32{gradient, y, b.vector("al", b.uniform(c, 0.5, 1.5)), b.vector("be", b.normal(c, 0.1)), b.vector("de", b.normal(c, 0.1)),
+		b.activation("X", n, s.h, s.w, s.c, b.normal(n*s.h*s.w*s.c, 1)), -1, -1, -1, b.convW(s), -1}
+	return b.op(s.op(bindings.ConvBwd), in, []int32{-1, b.output("dW", bindings.Tensor{N: int32(c), H: int32(s.r), W: int32(s.r), C: int32(s.g)}, n*h*w+4)}).Case
+}
+
 func fusedCases() []Case {
 	var cases []Case
 	for _, live := range []bool{false, true} {
@@ -115,6 +135,11 @@ func fusedCases() []Case {
 			}),
 			stemStart(convShape{48, 2, 3, 3, 70, 7, 2, 3}, 5, 5, 3, false, live, func(b *builder, i int) (int, int, int, int, int) { return i % 4, 40 * (i % 3), 2, 3, i % 2 }),
 		)
+	}
+	for i, s := range []convShape{{16, 29, 39, 3, 24, 7, 2, 3}, {16, 13, 35, 3, 70, 3, 1, 3}, {16, 5, 3, 3, 9, 7, 2, 3}, {1, 64, 33, 1, 33, 5, 2, 1}, {16, 17, 19, 4, 8, 3, 2, 4}} {
+		for _, live := range []bool{false, true} {
+			cases = append(cases, stemEnd(s, ties(i%3), live))
+		}
 	}
 	for i, s := range []convShape{{16, 5, 5, 24, 33, 1, 1, 24}, {16, 3, 7, 40, 100, 1, 1, 40}, {16, 2, 2, 72, 130, 1, 1, 72}, {48, 5, 6, 16, 8, 1, 2, 16}, {16, 7, 3, 9, 20, 1, 1, 9}} {
 		for _, live := range []bool{false, true} {
