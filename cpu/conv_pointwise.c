@@ -4,15 +4,20 @@
  * Layout: a channel is one row of N/16 H W pixels of 16 images, so that 1x1 maps tile as well as large ones. With a stride, the pixels that
  *   are used are gathered into a tile.
  * Forward: a slice of up to 128 pixels is activated once into a per-thread tile; within it, pixels run outside and output channels inside,
- *   so that the pixels' columns stay in the first level cache while the weights stream past (1 byte per cycle).
- * Backward: per slice of 16..64 pixels D = al G + be Y + de is formed once; dX = W^T D with mask and sums in registers. The weight gradient is
- *   either a product over pixels x images with input channels in the lanes (A transposed on the way in; the same register tile, no sums of
- *   lanes: pays from about 48 output channels on), or lane sums over the slice. Weights owned by a task see the slices in order.
+ *   so that the pixels' columns stay in the first level cache while the weights stream past (1 byte per cycle). The register tiles: point.h.
+ * Backward: per slice of 16..64 pixels D = al G + be Y + de is formed once; dX = W^T D with mask and sums in registers; the mask's activation is left
+ *   for the weight gradient, which is lane sums over the slice. Where slices have at most 32 vectors (1x1 and 2x2 maps) it is a product over pixels x
+ *   images with input channels in the lanes (A transposed on the way in; no sums of lanes). Weights owned by a task see the slices in order.
  * Ahead: a slice is a row of 1..8 KB of each channel, rows as far apart as channels are. No hardware prefetcher follows that: packing D took 16 cycles
- *   a vector from memory (28 GB/s; one long run: 53) and takes 6 when the rows are brought near while the slice before is computed (anx_ahead).
- * Measured (Zen 5, one core, docs/performance.md, fp32): forward at 28 to 7 px 73-95 % of the peak, at 4 to 1 px 76-96 %; both gradients 67-87 % and
- *   69-87 %; at 56 px 68-84 % and 42-75 %. bf16 on a busy machine, of its own peak: 66-85 % and 50-74 % at 28 to 7 px.
- * What bounds the rest: at C or K of 32 and less, a vector of D (5 cycles from the second level cache) serves only C cycles of multiply-adds of both gradients; transposing A likewise; at 56 px the stores past the caches.
+ *   a vector from memory (28 GB/s; one long run: 53) and takes 7 when the rows are brought near while the slice before is computed (anx_ahead).
+ * Measured (Zen 5, one core, fp32, lowest-median-highest of the peak): forward 78-89-91, 84-91-93, 92-94-96 % at 28, 14, 7 px, 67-80-89 % at 8 px,
+ *   81-97 % below; both gradients 69-83-86, 80-87-89, 75-89-92 %, 60-73-84 %, 71-89 %; at 56 px 72-82-87 and 48-73-83 %. bf16, of its own peak: forward
+ *   71-93, both 62-87 % at 28 to 7 px.
+ * What bounds the rest: D takes 7 cycles a vector (two lines in, one out) and serves C cycles of multiply-adds of both gradients: 15 % of 32->128 at
+ *   28 px, the one shape there that misses 75 %, and 30 % of 16->64 at 56 px. Writing results and first reads add 3 to 4 cycles an output vector. At
+ *   7 px, 1024 input channels, the input gradient reads columns of W 4 KB apart, all of one set of the caches (66 %; 520 channels: 95 %).
+ * Tried, no faster: activating or forming D four pixels at a time, to find them in the first level cache; asking for Y's lines before they are
+ *   written; slices of 48 pixels or of 96, or as long as the second level cache holds; always the product, or never.
  */
 #include "conv_kernels.h"
 #include "point.h"
