@@ -4,6 +4,7 @@ package verify
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -117,6 +118,23 @@ func TestConformance(t *testing.T) {
 	}
 }
 
+// agree compares a case in fp16 with the reference.
+func agree(t *testing.T, reference, cuda *bindings.Context, c conformance.Case) {
+	t.Helper()
+	device, host := c.InDType(bindings.F16)
+	want, err := conformance.RunCase(reference, &host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := runCase(cuda, &device)
+	if err == nil {
+		err = conformance.Compare(&device, want, got)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // TestSm70: convolutions by the instructions of sm_70, as a newer GPU runs them from PTX of compute_70 (CUDA_FORCE_PTX_JIT=1). All of them with
 // ANX_HOST_SM=70 in make harness-long.
 func TestSm70(t *testing.T) {
@@ -135,21 +153,30 @@ func TestSm70(t *testing.T) {
 				continue
 			}
 			ran++
-			device, host := c.InDType(bindings.F16)
-			want, err := conformance.RunCase(reference, &host)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := runCase(cuda, &device)
-			if err == nil {
-				err = conformance.Compare(&device, want, got)
-			}
-			if err != nil {
-				t.Error(err)
-			}
+			agree(t, reference, cuda, c)
 		}
 		if ran != 2 {
 			t.Errorf("%d cases of %q", ran, name)
+		}
+	}
+}
+
+// TestLessSharedMemory: the group widths whose gradients do not fit one launch in the 96 KB of sm_70 are two launches there, and right.
+func TestLessSharedMemory(t *testing.T) {
+	if backend() != "cuda_host" {
+		t.Skip("a GPU has the shared memory that it has")
+	}
+	t.Setenv("ANX_HOST_SM", "70")
+	reference, cuda := open(t, "reference"), open(t, backend())
+	for _, g := range []string{"26", "27", "28", "29", "30", "31", "32"} {
+		c := find(t, fmt.Sprintf("3x3/1 g=%s affine+sums+bn", g))
+		device, _ := c.InDType(bindings.F16)
+		whole := g == "26" || g == "28" || g == "32"
+		if kernels := kernelsOf(t, cuda, &device)[0]; strings.Contains(kernels, "conv_grouped_gradients") != whole || !strings.Contains(kernels, "conv_grouped") {
+			t.Errorf("g = %s takes %s", g, kernels)
+		}
+		if !whole {
+			agree(t, reference, cuda, c)
 		}
 	}
 }
