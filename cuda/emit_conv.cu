@@ -42,7 +42,9 @@ constexpr size_t grouped_shared_most = 100 << 10; // but for grouped_many: two b
 // The tile of the grouped kernels with the least work: matrix rows (a tile costs 128, filled or not) and loaded pixels. `deltas`: the
 // filter gradient's tile of D lies in shared memory too. False: none fits.
 static bool plan_grouped(const anx_context *c, const ConvShape &s, bool backward, bool deltas, int quads, int element, GroupedTile *best, size_t *shared) {
-  const int high = backward ? s.h : s.p, wide = backward ? s.w : s.q, step = backward ? 1 : s.stride, taps = s.r * s.r;
+  if (backward && s.stride > 2) return false;
+  const int split = backward && s.stride == 2, sides = 1 << split, slots = grouped_pixels >> 2 * split;
+  const int high = ceil_divide(backward ? s.h : s.p, sides), wide = ceil_divide(backward ? s.w : s.q, sides), step = backward ? 1 : s.stride, taps = s.r * s.r;
   const int outs = backward ? s.c : s.k, group_outs = backward ? s.g : s.go, width = backward ? s.go : s.g;
   GroupedTile t = {};
   for (int out0 = 0; out0 < outs; out0 += slab) {
@@ -50,16 +52,17 @@ static bool plan_grouped(const anx_context *c, const ConvShape &s, bool backward
     t.band = std::max(t.band, padded(last / group_outs * width + width) - out0 / group_outs * width / 8 * 8);
   }
   t.pitch = t.band / 8 % 2 ? t.band : t.band + 8; // an odd multiple of 16 bytes: rows of ldmatrix in different banks
-  t.step = step;
+  t.split = split, t.skew = split && s.r / 2 % 2 == 0, t.step = step;
   for (int out = 0; out < outs; out += group_outs) t.own_chunks = std::max(t.own_chunks, ceil_divide(out / group_outs * width % 8 + width, 8));
   t.filter_pitch = (t.own_chunks * taps | 1) * 8; // an odd multiple of 16 bytes, too
   t.filter_elements = deltas ? 0 : slab * t.filter_pitch;
   double least = 0;
   for (int rows = 1; rows <= std::min(high, 32); rows++)
-    for (int columns = 1; columns <= std::min(wide, 32) && rows * columns <= grouped_pixels; columns++) {
+    for (int columns = 1; columns <= std::min(wide, 32) && rows * columns <= slots; columns++) {
       t.rows = rows, t.columns = columns;
-      t.images = rows == high && columns == wide ? std::min(s.n, grouped_pixels / (rows * columns)) : 1;
-      t.in_rows = (rows - 1) * step + s.r, t.in_columns = (columns - 1) * step + s.r;
+      t.images = rows == high && columns == wide ? std::min(s.n, slots / (rows * columns)) : 1;
+      const int seen = ((s.r - 1 + t.skew) >> split) + 1; // of an output
+      t.in_rows = (rows - 1) * step + seen, t.in_columns = (columns - 1) * step + seen;
       t.across = ceil_divide(wide, columns), t.down = ceil_divide(high, rows), t.along = ceil_divide(s.n, t.images);
       const int loaded = t.images * t.in_rows * t.in_columns;
       t.halo_elements = loaded * t.pitch;
@@ -90,14 +93,14 @@ template <class T> static Family family_of(const Emitter &e, const ConvShape &s,
   return tensor_cores<T>(e.context) && !(bias && deltas) && plan_grouped(e.context, s, backward, deltas, grouped_none, sizeof(T), tile, shared) ? Family::grouped : Family::direct;
 }
 
-// Units of a filter gradient: taps x chunks of the 16 channels (of `outs`, groups of group_outs, which meet `width` channels) that touch the most.
-static int grouped_units(int outs, int group_outs, int width, int r) {
+// Chunks of a filter gradient: of 8 channels, that the 16 (of `outs`, groups of group_outs, which meet `width` channels) touch that touch the most.
+static int grouped_chunks(int outs, int group_outs, int width) {
   int chunks = 1;
   for (int out0 = 0; out0 < outs; out0 += 16) {
     const int base = out0 / slab * slab / group_outs * width / 8 * 8, last = std::min(out0 + 15, outs - 1);
     chunks = std::max(chunks, (last / group_outs * width + width - base + 7) / 8 - (out0 / group_outs * width - base) / 8);
   }
-  return chunks * r * r;
+  return chunks;
 }
 
 // Convolutions of an image, for conv_stem.cuh: forward, or the filter gradient alone; false for others.
@@ -297,7 +300,7 @@ template <class T> void Emitter::filter_gradient(const ConvShape &s) {
   const Family family = family_of<T>(*this, s, false, true, bias, &tile, &shared);
   const int64_t pixels = int64_t(s.n) * s.p * s.q, filters = int64_t(s.k) * s.r * s.r * s.g, values = filters + (bias ? s.k : 0);
   ConvFilterGradient<T> a{s, {in<T>(0), in<T>(1), in<float>(2), in<float>(3), in<float>(4)}, {in<T>(5), in<float>(6), in<float>(7)}, nullptr, 0, bias};
-  const int passes = ceil_divide(grouped_units(s.k, s.go, s.g, s.r), 8 * grouped_filter_quads), step = family == Family::pointwise ? 32 : 64, least = family == Family::pointwise ? 256 : 64;
+  const int passes = ceil_divide(grouped_quads(0, s.r, grouped_chunks(s.k, s.go, s.g)), 2 * grouped_filter_quads), step = family == Family::pointwise ? 32 : 64, least = family == Family::pointwise ? 256 : 64;
   const int columns = family == Family::pointwise ? ceil_divide(s.k, 64) * ceil_divide(s.c, 64) : family == Family::grouped ? slabs(s.k) * passes : ceil_divide(values, 256);
   int ranges = int(std::min<int64_t>({(pixels + least - 1) / least, std::max(1, context->info.units * 8 / columns), 4096}));
   if (family == Family::grouped) {
@@ -320,12 +323,12 @@ template <class T> void Emitter::filter_gradient(const ConvShape &s) {
 
 // Both gradients of a grouped convolution in one launch; false where it does not fit.
 template <class T> bool Emitter::fused_gradients(const ConvShape &s) {
-  const int units = grouped_units(s.c, s.g, s.go, s.r), quads = units <= 4 * grouped_few ? grouped_few : grouped_many;
+  const int needed = grouped_quads(s.stride == 2, s.r, grouped_chunks(s.c, s.g, s.go)), quads = needed <= grouped_few ? grouped_few : grouped_many;
   GroupedTile tile;
   size_t shared;
   if (!tensor_cores<T>(context) || s.r == 1 || op->out[0] < 0 || op->out[2] >= 0 || !plan_grouped(context, s, true, false, quads, sizeof(T), &tile, &shared)) return false;
   // As many blocks as fit at once: every one leaves a whole filter gradient behind.
-  const int halves = grouped_halves(quads), passes = ceil_divide(units, 4 * quads * halves), columns = slabs(s.c) * passes;
+  const int halves = grouped_halves(quads), passes = ceil_divide(needed, quads * halves), columns = slabs(s.c) * passes;
   const int rows = int(std::min<int64_t>(std::max(1, context->info.units * 2 / halves / columns), int64_t(tile.across) * tile.down * tile.along));
   const int64_t filters = int64_t(s.k) * s.r * s.r * s.g;
   ConvInputGradient<T> a = input_gradient_of<T>(*this, s);

@@ -8,11 +8,12 @@
 //            pixel is a row of A, found by an address table, so maps of every size and both strides fill the tensor cores alike. Filters are
 //            stationary in shared memory, each output's over the chunks of 8 inputs that it touches, zeros beside them; blockIdx.x is the
 //            slab of 64 channels, blockIdx.y strides over tiles.
-//            The input gradient is the same loop over flipped filters; at stride 2 the tile of D has zeros between its pixels.
-//            Both gradients: from the same tiles of D and X a warp makes the filter gradient of its 16 channels too, with up to 4 quads units
-//            of (tap, chunk of 8 channels of D), in registers from tile to tile. Up to 20 units are one warp's; of more, 256 threads and
-//            two warps for 16 channels have 56, and then each makes dX of 64 pixels. Where these do not suffice there are more passes:
-//            blockIdx.x is slab and pass, every pass loads every tile, and dX of a tile is made by one of them in turn.
+//            The input gradient is the same loop over flipped filters. At stride 2 a tap meets pixels of dX of one parity (of row and of column):
+//            the tile has 32 of each of the four, and of a tap only those that it meets are computed.
+//            Both gradients: from the same tiles of D and X a warp makes the filter gradient of its 16 channels too, in quads of four units
+//            of (tap, chunk of 8 channels of D), of one parity, in registers from tile to tile. Up to 5 quads are one warp's; of more, 256
+//            threads and two warps for 16 channels have 14, and then each makes dX of 64 pixels. Where these do not suffice there are more
+//            passes: blockIdx.x is slab and pass, every pass loads every tile, and dX of a tile is made by one of them in turn.
 // Numerics   products of T (W rounded to T), sums in float over pairs of chunks of 8 channels, taps inside.
 // Cost       reads the input (rows + halo) / rows times, writes once; both gradients 4 n accesses where two kernels take 7 n, more passes mostly
 //            from the second cache. Matrix work: ceil to chunks of 8 channels per 16 outputs, hence 2 times the useful work at g = 8, 1 at 16
@@ -37,9 +38,12 @@ struct Divider {
   }
 };
 
-// Output pixels of a tile: images x rows x columns; the input tile and the shared memory behind it, in elements of T.
+// Output pixels of a tile: images x rows x columns, of each parity where they are split; the input tile and the shared memory behind it, in
+// elements of T.
 struct GroupedTile {
   int images, rows, columns;               // of output pixels
+  int split;                               // 1: by the parity of row and of column, an input gradient at stride 2; else 0
+  int skew;                                // tap y of an output lies (y + skew) >> split input rows behind its first
   int in_rows, in_columns;                 // of the input, with halo, per image
   int step;                                // input pixels between neighbouring outputs
   int across, down, along;                 // tiles over a map and over the batch
@@ -50,7 +54,22 @@ struct GroupedTile {
   Divider by_columns, by_map, by_in_columns, by_in_map, by_vectors; // by_vectors: of the widest band
 };
 
-// Filter gradient's accumulators a warp: none, for up to 20 units, for more. The last form has two warps for 16 channels and one block a
+// Parity 0 .. 3 of outputs is row % 2 and column % 2; the order gives two halves of about the same work.
+__host__ __device__ constexpr int parity_of(int row, int column) { return (row & 1) + ((row + column) & 1) * 2; }
+__host__ __device__ constexpr int row_parity(int parity) { return parity & 1; }
+__host__ __device__ constexpr int column_parity(int parity) { return (parity + (parity >> 1)) & 1; }
+// Along one side of r taps, the first that outputs of a parity meet and how many; then every second one.
+__host__ __device__ constexpr int first_tap(int parity, int r) { return (parity + r / 2) & 1; }
+__host__ __device__ constexpr int met_taps(int parity, int r) { return (r + 1 - first_tap(parity, r)) / 2; }
+__host__ __device__ constexpr int met_taps_of(int split, int parity, int r) { return split ? met_taps(row_parity(parity), r) * met_taps(column_parity(parity), r) : r * r; }
+// Of four units (tap, chunk) each.
+__host__ __device__ constexpr int grouped_quads(int split, int r, int chunks) {
+  int quads = 0;
+  for (int parity = 0; parity < (split ? 4 : 1); parity++) quads += (met_taps_of(split, parity, r) * chunks + 3) / 4;
+  return quads;
+}
+
+// Filter gradient's accumulators a warp: quads, none, up to 5, up to 7. The last form has two warps for 16 channels and one block a
 // multiprocessor, the others one warp and more blocks.
 constexpr int grouped_none = 0, grouped_few = 5, grouped_many = 7;
 __host__ __device__ constexpr int grouped_halves(int quads) { return quads == grouped_many ? 2 : 1; }
@@ -72,16 +91,13 @@ template <bool backward> __device__ __forceinline__ Band band_of(const ConvShape
   return backward ? Band{s.c, s.g, s.go, s.k} : Band{s.k, s.go, s.g, s.c};
 }
 
-// Where input tile pixel (image, y, x) of the tile lies in the tensor, or -1. With dilation D's pixels stand `stride` apart.
-template <bool backward> __device__ __forceinline__ int64_t grouped_source(const ConvShape &s, int64_t image, int y, int x) {
-  if (image >= s.n || y < 0 || x < 0) return -1;
-  if (!backward) return y < s.h && x < s.w ? (image * s.h + y) * s.w + x : -1;
-  if (s.stride > 1) {
-    if (y % s.stride || x % s.stride) return -1;
-    y /= s.stride;
-    x /= s.stride;
-  }
-  return y < s.p && x < s.q ? (image * s.p + y) * s.q + x : -1;
+// An output pixel of the tile: slots of a parity stand together.
+struct TilePixel { int image, row, column; }; // in the tile
+__device__ __forceinline__ int parity_shift(const GroupedTile &t) { return 7 - 2 * t.split; }
+__device__ __forceinline__ TilePixel tile_pixel(const GroupedTile &t, int slot) {
+  const int parity = slot >> parity_shift(t), in_parity = slot - (parity << parity_shift(t));
+  const int image = t.by_map.divide(in_parity), in_map = in_parity - image * t.rows * t.columns, y = t.by_columns.divide(in_map), x = in_map - y * t.columns;
+  return {image, (y << t.split) + row_parity(parity), (x << t.split) + column_parity(parity)};
 }
 
 // The coefficients of the band, in shared memory: [3][band].
@@ -114,15 +130,16 @@ __device__ __forceinline__ Coefficients table_row(const float *table, int band, 
 template <class T, bool backward, class Side>
 __device__ __forceinline__ void grouped_load(T *halo, const float *table, const GroupedTile &t, const ConvShape &s, const Side &side, int channels, int first,
                                              int64_t image0, int row0, int column0) {
-  const int vectors = t.band / 8, total = t.images * t.in_rows * t.in_columns * vectors, stride = padded(channels), half = s.r / 2;
+  const int vectors = t.band / 8, total = t.images * t.in_rows * t.in_columns * vectors, stride = padded(channels);
+  const int high = backward ? s.p : s.h, wide = backward ? s.q : s.w, half = (s.r / 2) >> t.split;
+  row0 = (row0 >> t.split) * t.step - half, column0 = (column0 >> t.split) * t.step - half;
   for (int i = threadIdx.x; i < total; i += blockDim.x) {
     const int pixel = t.by_vectors.divide(i), c = (i - pixel * vectors) * 8;
     const int image = t.by_in_map.divide(pixel), in_map = pixel - image * t.in_rows * t.in_columns;
-    const int y = t.by_in_columns.divide(in_map), x = in_map - y * t.in_columns;
-    const int64_t source = grouped_source<backward>(s, image0 + image, row0 * t.step + y - half, column0 * t.step + x - half);
+    const int in_row = t.by_in_columns.divide(in_map), row = row0 + in_row, column = column0 + in_map - in_row * t.in_columns;
     Vector8<T> v = zero8<T>();
-    if (source >= 0 && first + c < stride) {
-      const int64_t at = source * stride + first + c;
+    if (image0 + image < s.n && row >= 0 && row < high && column >= 0 && column < wide && first + c < stride) {
+      const int64_t at = (((image0 + image) * high + row) * wide + column) * stride + first + c;
       v = activated(side, table_row(table, t.band, c), raw8(side, at), second8(side, at));
     }
     store8(halo + pixel * t.pitch + c, v);
@@ -135,11 +152,11 @@ __device__ __forceinline__ void grouped_own(T *own, const float *table, const Gr
                                             int64_t image0, int row0, int column0) {
   const int stride = padded(channels), c = threadIdx.x % 8 * 8;
   for (int slot = threadIdx.x / 8; slot < grouped_pixels; slot += blockDim.x / 8) {
-    const int image = t.by_map.divide(slot), in_map = slot - image * t.rows * t.columns, y = t.by_columns.divide(in_map);
-    const int row = row0 + y, column = column0 + in_map - y * t.columns;
+    const TilePixel pixel = tile_pixel(t, slot);
+    const int row = row0 + pixel.row, column = column0 + pixel.column;
     Vector8<T> v = zero8<T>();
-    if (slot < t.images * t.rows * t.columns && image0 + image < images && row < high && column < wide && out0 + c < stride) {
-      const int64_t at = (((image0 + image) * high + row) * wide + column) * stride + out0 + c;
+    if (pixel.image < t.images && image0 + pixel.image < images && row < high && column < wide && out0 + c < stride) {
+      const int64_t at = (((image0 + pixel.image) * high + row) * wide + column) * stride + out0 + c;
       v = activated(side, table_row(table, slab, c), raw8(side, at), second8(side, at));
     }
     store8(own + slot * grouped_own_pitch + c, v);
@@ -149,35 +166,62 @@ __device__ __forceinline__ void grouped_own(T *own, const float *table, const Gr
 // Where the input under the first tap of each of the tile's pixels lies in the halo.
 __device__ __forceinline__ void grouped_pixel_table(int *pixel_at, const GroupedTile &t) {
   for (int slot = threadIdx.x; slot < grouped_pixels; slot += blockDim.x) {
-    const int image = t.by_map.divide(slot), in_map = slot - image * t.rows * t.columns, y = t.by_columns.divide(in_map);
-    pixel_at[slot] = image < t.images ? ((image * t.in_rows + y * t.step) * t.in_columns + (in_map - y * t.columns) * t.step) * t.pitch : 0;
+    const TilePixel pixel = tile_pixel(t, slot);
+    pixel_at[slot] = pixel.image < t.images ? ((pixel.image * t.in_rows + (pixel.row >> t.split) * t.step) * t.in_columns + (pixel.column >> t.split) * t.step) * t.pitch : 0;
   }
+}
+
+// Where tap (y, x) of an output lies in the halo, from its first.
+__device__ __forceinline__ int tap_at(const GroupedTile &t, int y, int x) { return (((y + t.skew) >> t.split) * t.in_columns + ((x + t.skew) >> t.split)) * t.pitch; }
+
+// Unit `number` of a quad, of `chunks` chunks; those behind the last of a parity have a chunk beyond.
+struct Unit { int y, x, chunk, parity; };
+__device__ __forceinline__ Unit unit_of(const GroupedTile &t, int r, int chunks, int quad, int number) {
+  int parity = 0;
+#pragma unroll 1
+  for (; t.split && parity < 3; parity++) {
+    const int quads = (met_taps_of(1, parity, r) * chunks + 3) / 4;
+    if (quad < quads) break;
+    quad -= quads;
+  }
+  const int taps = met_taps_of(t.split, parity, r), across = t.split ? met_taps(column_parity(parity), r) : r;
+  const int unit = quad * 4 + number, chunk = unit / taps, tap = unit - chunk * taps, y = tap / across, x = tap - y * across;
+  if (!t.split) return {y, x, chunk, parity};
+  return {first_tap(row_parity(parity), r) + 2 * y, first_tap(column_parity(parity), r) + 2 * x, chunk, parity};
 }
 
 // A warp's part of a filter gradient: 16 channels of its own x units of (tap, chunk of 8 channels that they touch), four units a product.
 template <class Isa, int quads> struct Correlation {
-  int first, end, taps; // units
-  int unit_at[quads];   // in the halo, of this lane's unit of each four
+  int first, count, chunks; // quads
+  int parities;             // of the quads, 2 bits each
+  int unit_at[quads];       // in the halo, of this lane's unit of each four
   float acc[quads][2][8];
 
-  // `part` of `parts` of the units of `chunks` chunks.
-  __device__ __forceinline__ void start(const GroupedTile &t, int r, int part, int parts, int chunk_first, int chunks) {
-    taps = r * r;
-    const int units = chunks * taps, share = (units + 4 * parts - 1) / (4 * parts) * 4;
+  // `part` of `parts` of the units of `of_chunks` chunks.
+  __device__ __forceinline__ void start(const GroupedTile &t, int r, int part, int parts, int chunk_first, int of_chunks) {
+    chunks = of_chunks, parities = 0;
+    const int all = grouped_quads(t.split, r, chunks), share = (all + parts - 1) / parts;
     first = part * share;
-    end = first + share < units ? first + share : units;
+    count = all - first < share ? all - first : share;
 #pragma unroll
     for (int q = 0; q < quads; q++) {
-      const int unit = first + 4 * q + Isa::row() / 8, tap = unit % taps, chunk = unit / taps;
-      unit_at[q] = unit < end ? (tap / r * t.in_columns + tap % r) * t.pitch + (chunk_first + chunk) * 8 + Isa::row() % 8 : 0;
+      unit_at[q] = 0;
+      if (q < count) {
+        const Unit unit = unit_of(t, r, chunks, first + q, Isa::row() / 8);
+        if (unit.chunk < chunks) unit_at[q] = tap_at(t, unit.y, unit.x) + (chunk_first + unit.chunk) * 8 + Isa::row() % 8;
+        parities |= unit.parity << 2 * q;
+      }
 #pragma unroll
       for (int i = 0; i < 16; i++) acc[q][i / 8][i % 8] = 0.f;
     }
   }
-  // += halo^T own over the tile's pixels.
-  template <class T> __device__ __forceinline__ void add(const T *own, const T *halo, const int *pixel_at, int pixels) {
+  // += halo^T own over the tile's pixels, of its parity for each quad.
+  template <class T> __device__ __forceinline__ void add(const T *own, const T *halo, const int *pixel_at, const GroupedTile &t) {
+    const int used = t.images * t.rows * t.columns;
 #pragma unroll 1
-    for (int step = 0; step < pixels; step += 16) {
+    for (int step = 0; step < grouped_pixels; step += 16) {
+      const int parity = step >> parity_shift(t);
+      if (step - (parity << parity_shift(t)) >= used) continue;
       uint32_t b[2][2 * Isa::block];
       Isa::columns_transposed(b, own + step * grouped_own_pitch, grouped_own_pitch);
       int at[Isa::loads];
@@ -185,7 +229,7 @@ template <class Isa, int quads> struct Correlation {
       for (int j = 0; j < Isa::loads; j++) at[j] = pixel_at[step + Isa::depth(j)];
 #pragma unroll
       for (int q = 0; q < quads; q++) {
-        if (first + 4 * q >= end) continue; // a warp as one
+        if (q >= count || ((parities >> 2 * q) & 3) != parity) continue; // a warp as one
         uint32_t a[8];
 #pragma unroll
         for (int j = 0; j < Isa::loads; j++) Isa::rows_transposed(a, j, halo + at[j] + unit_at[q]);
@@ -195,29 +239,29 @@ template <class Isa, int quads> struct Correlation {
     }
   }
   // Calls f(own channel of 16, channel from the first chunk's first on, tap, sum). room: 512 floats a warp that nobody uses.
-  template <class F> __device__ __forceinline__ void finish(float *room, F f) const {
+  template <class F> __device__ __forceinline__ void finish(float *room, const GroupedTile &t, int r, F f) const {
     float *const mine = room + threadIdx.x / 32 * 512;
 #pragma unroll
     for (int q = 0; q < quads; q++) {
-      if (first + 4 * q >= end) continue;
+      if (q >= count) continue;
       __syncwarp();
 #pragma unroll
       for (int i = 0; i < 16; i++) mine[Isa::row_of(i % 8) * 16 + i / 8 * 8 + Isa::column_of(i % 8)] = acc[q][i / 8][i % 8];
       __syncwarp();
 #pragma unroll 1
       for (int i = threadIdx.x % 32; i < 512; i += 32) {
-        const int unit = first + 4 * q + i / 128, chunk = unit / taps;
-        if (unit < end) f(i % 16, chunk * 8 + i / 16 % 8, unit - chunk * taps, mine[i]);
+        const Unit unit = unit_of(t, r, chunks, first + q, i / 128);
+        if (unit.chunk < chunks) f(i % 16, unit.chunk * 8 + i / 16 % 8, unit.y * r + unit.x, mine[i]);
       }
     }
   }
 };
 
-// acc += the tile's pixels x 16 outputs, over one or two chunks (depth 8 or 16) from `chunk` on under all taps. Of this lane's outputs:
-// own_first: their first chunk; filter: where in filters theirs begin.
+// acc += the tile's pixels, 32 a block from `block` on, x 16 outputs, over one or two chunks (depth 8 or 16) from `chunk` on under all taps
+// that they meet. Of this lane's outputs: own_first: their first chunk; filter: where in filters theirs begin.
 template <class Isa, int depth, int blocks, class T>
 __device__ __forceinline__ void grouped_convolve(float (&acc)[blocks][2][8], const T *halo, const int (&pixel)[blocks], const T *filters, const int (&filter)[2],
-                                                 const int (&own_first)[2], const GroupedTile &t, int r, int chunk) {
+                                                 const int (&own_first)[2], const GroupedTile &t, int r, int chunk, int block) {
   int column[2][2];
   bool there[2][2];
 #pragma unroll
@@ -232,14 +276,17 @@ __device__ __forceinline__ void grouped_convolve(float (&acc)[blocks][2][8], con
   for (int y = 0; y < r; y++)
 #pragma unroll 1
     for (int x = 0; x < r; x++) {
+      const int met = parity_of(y + r / 2, x + r / 2) - block; // the only block, where they are split
+      if (t.split && unsigned(met) >= unsigned(blocks)) continue;
       uint32_t b[2][depth / 8 * Isa::block];
 #pragma unroll
       for (int n = 0; n < 2; n++)
 #pragma unroll
         for (int i = 0; i < depth / 8; i++) Isa::column_values(b[n] + i * Isa::block, filters + column[n][i] + (y * r + x) * 8, there[n][i]);
-      const T *at = halo + (y * t.in_columns + x) * t.pitch + chunk * 8;
+      const T *at = halo + tap_at(t, y, x) + chunk * 8;
 #pragma unroll
       for (int m = 0; m < blocks; m++) {
+        if (t.split && m != met) continue;
         uint32_t a[8];
 #pragma unroll
         for (int i = 0; i < depth / 8; i++) Isa::rows(a + 4 * i, at + pixel[m] + 8 * i);
@@ -298,14 +345,14 @@ template <class Isa, class Conv, int quads> __global__ void __launch_bounds__(gr
   if constexpr (fused) correlation.start(t, s.r, pass * halves + half, a.passes * halves, chunk_first, chunk_end - chunk_first);
   const int tiles = t.across * t.down * t.along;
   for (int tile = blockIdx.y, turn = 0; tile < tiles; tile += gridDim.y, turn++) {
-    const int column0 = tile % t.across * t.columns, row0 = tile / t.across % t.down * t.rows;
+    const int column0 = (tile % t.across * t.columns) << t.split, row0 = (tile / t.across % t.down * t.rows) << t.split;
     const int64_t image0 = int64_t(tile / t.across / t.down) * t.images;
     __syncthreads(); // tables and filters are there; the staged tile before has been read
     grouped_load<T, backward>(halo, table, t, s, side(a.conv), band.channels, first, image0, row0, column0);
     if constexpr (fused) grouped_own(own, table_own, t, a.conv.in, s.n, s.h, s.w, s.c, out0, image0, row0, column0);
     __syncthreads();
     if constexpr (fused) {
-      correlation.add(own + warp_out, halo, pixel_at, t.images * t.rows * t.columns);
+      correlation.add(own + warp_out, halo, pixel_at, t);
       if (turn % a.passes != pass) continue; // another pass makes this tile's dX
     }
     float acc[blocks][2][8] = {};
@@ -314,8 +361,8 @@ template <class Isa, class Conv, int quads> __global__ void __launch_bounds__(gr
     for (int m = 0; m < blocks; m++) pixel[m] = pixel_at[(half * blocks + m) * 32 + lane];
     int chunk = chunk_first;
     if constexpr (Isa::deep)
-      for (; chunk + 1 < chunk_end; chunk += 2) grouped_convolve<Isa, 16>(acc, halo, pixel, filters, filter, own_first, t, s.r, chunk);
-    for (; chunk < chunk_end; chunk++) grouped_convolve<Isa, 8>(acc, halo, pixel, filters, filter, own_first, t, s.r, chunk);
+      for (; chunk + 1 < chunk_end; chunk += 2) grouped_convolve<Isa, 16>(acc, halo, pixel, filters, filter, own_first, t, s.r, chunk, half * blocks);
+    for (; chunk < chunk_end; chunk++) grouped_convolve<Isa, 8>(acc, halo, pixel, filters, filter, own_first, t, s.r, chunk, half * blocks);
     __syncthreads();
 #pragma unroll
     for (int m = 0; m < blocks; m++)
@@ -328,21 +375,21 @@ template <class Isa, class Conv, int quads> __global__ void __launch_bounds__(gr
     const int c = thread % 8 * 8, high = backward ? s.h : s.p, wide = backward ? s.w : s.q;
     float tile_sums[2][8] = {};
 #pragma unroll 1
-    for (int slot = thread / 8; slot < t.images * t.rows * t.columns; slot += grouped_threads(quads) / 8) {
-      const int image = t.by_map.divide(slot), in_map = slot - image * t.rows * t.columns, y = t.by_columns.divide(in_map);
-      const int row = row0 + y, column = column0 + in_map - y * t.columns;
-      if (image0 + image >= s.n || row >= high || column >= wide || out0 + c >= padded(band.outs)) continue;
+    for (int slot = thread / 8; slot < grouped_pixels; slot += grouped_threads(quads) / 8) {
+      const TilePixel in_tile = tile_pixel(t, slot);
+      const int row = row0 + in_tile.row, column = column0 + in_tile.column;
+      if (in_tile.image >= t.images || image0 + in_tile.image >= s.n || row >= high || column >= wide || out0 + c >= padded(band.outs)) continue;
       float v[8];
 #pragma unroll
       for (int i = 0; i < 8; i++) v[i] = staged[slot * grouped_out_pitch + c + i];
-      finish(a.conv, table_row(table_own, slab, c), ((image0 + image) * high + row) * wide + column, out0 + c, v, tile_sums);
+      finish(a.conv, table_row(table_own, slab, c), ((image0 + in_tile.image) * high + row) * wide + column, out0 + c, v, tile_sums);
     }
     if (a.conv.partial) slab_add(sums, tile_sums);
   }
   if constexpr (fused) {
     float *partial = a.filter_partial + int64_t(blockIdx.y) * s.k * taps * s.g;
     __syncthreads(); // the last tile is done with
-    correlation.finish(reinterpret_cast<float *>(own), [&](int out, int channel, int tap, float sum) {
+    correlation.finish(reinterpret_cast<float *>(own), t, s.r, [&](int out, int channel, int tap, float sum) {
       const int c = mine + out, k = first + chunk_first * 8 + channel, e = k - band.first(c);
       if (c < s.c && e >= 0 && e < s.go) partial[(int64_t(k) * taps + taps - 1 - tap) * s.g + c % s.g] = sum;
     });

@@ -51,11 +51,11 @@ template <class Isa, class T> __global__ void __launch_bounds__(grouped_filter_t
     grouped_load<T, false>(halo, table, t, s, a.conv.in, s.c, first, image0, row0, column0);
     grouped_own(delta, table_d, t, a.conv.d, s.n, s.p, s.q, s.k, out0, image0, row0, column0);
     __syncthreads();
-    correlation.add(delta + warp_out, halo, pixel_at, t.images * t.rows * t.columns);
+    correlation.add(delta + warp_out, halo, pixel_at, t);
   }
   float *partial = a.conv.partial + int64_t(blockIdx.y) * s.k * taps * s.g;
   __syncthreads(); // the last tile is done with
-  correlation.finish(reinterpret_cast<float *>(delta), [&](int out, int channel, int tap, float sum) {
+  correlation.finish(reinterpret_cast<float *>(delta), t, s.r, [&](int out, int channel, int tap, float sum) {
     const int k = mine + out, e = first + chunk_first * 8 + channel - band.first(k);
     if (k < s.k && e >= 0 && e < s.g) partial[(int64_t(k) * taps + tap) * s.g + e] = sum;
   });

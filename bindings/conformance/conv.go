@@ -143,6 +143,10 @@ func convCases() []Case {
 	both(convShape{16, 5, 5, 6, 9, 3, 1, 2}, between, back)
 	both(convShape{16, 7, 5, 12, 4, 3, 2, 3}, between, back)
 	both(convShape{16, 6, 6, 10, 20, 1, 1, 5}, between, back)
+	// Strided filters of other sizes, with the input's gradient, and a stride of 3.
+	for _, s := range []convShape{{16, 9, 6, 12, 12, 5, 2, 4}, {16, 8, 9, 10, 20, 7, 2, 5}, {16, 7, 8, 16, 16, 3, 3, 8}} {
+		both(s, between, back)
+	}
 	// Dense 3x3: the group is the whole input.
 	for _, s := range []convShape{{16, 5, 6, 1, 1, 3, 1, 1}, {16, 5, 5, 13, 7, 3, 1, 13}, {32, 4, 4, 24, 33, 3, 1, 24}, {16, 7, 7, 20, 16, 3, 2, 20}, {16, 9, 8, 40, 8, 3, 2, 40}} {
 		both(s, between, back)
