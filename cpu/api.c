@@ -22,7 +22,7 @@ struct anx_context {
 };
 
 struct anx_buffer {
-  unsigned char *bytes;
+  unsigned char *bytes, *seconds; /* seconds: where second sheets lie, see sheet_at; null until one is there */
   uint64_t size;
 };
 
@@ -30,7 +30,8 @@ struct anx_program {
   int ops, slots;
   anx_op *op;
   anx_tensor *tensors;
-  anx_call *calls;
+  anx_op *sheet_op; /* with the images of one sheet */
+  anx_call *calls, *sheets; /* sheets: two for each call */
   unsigned char *workspace;
   uint64_t *ns, *runs; /* null until the first profile */
 };
@@ -170,6 +171,7 @@ static void buffer_destroy(anx_context *c, anx_buffer *b) {
   (void)c;
   if (!b) return;
   free(b->bytes);
+  free(b->seconds);
   free(b);
 }
 
@@ -199,9 +201,25 @@ static anx_status buffer_read(anx_context *c, const anx_buffer *b, void *data, u
   return ANX_OK;
 }
 
-/* The value of an activation that holds image n, pixel p of h w, channel k. */
+/* A second sheet lies behind the first, unless there are threads to be kept apart: then it lies in memory of the buffer for second sheets, at half its
+ * tensor's offset, so that sheets of tensors that are apart are apart there. What one thread writes then stays far from the other's whatever shares the
+ * memory afterwards. */
+static anx_status make_seconds(anx_context *c, anx_buffer *b, const anx_tensor *t) {
+  if (c->threads == 1 || b->seconds || t->layout != ANX_ACTIVATION || anx_sheets(t->n) == 1) return ANX_OK;
+  b->seconds = allocate(b->size / 2 + 64);
+  if (b->seconds) return ANX_OK;
+  return anx_fail(&c->failure, ANX_OUT_OF_MEMORY, "second sheets of a buffer of %llu bytes: out of memory", (unsigned long long)b->size);
+}
+
+static unsigned char *sheet_at(const anx_buffer *b, const anx_tensor *t, int sheet) {
+  if (!sheet || t->layout != ANX_ACTIVATION) return b->bytes + t->offset;
+  if (b->seconds) return b->seconds + t->offset / 2 / 64 * 64;
+  return b->bytes + t->offset + anx_sheet_values(t->n, t->h, t->w, t->c) * (t->dtype == ANX_BF16 ? 2 : 4);
+}
+
+/* Of the value in its sheet that holds image n of it, pixel p of h w, channel k. */
 static size_t place(const anx_tensor *t, size_t n, size_t p, size_t k) {
-  return k * anx_channel_values(t->n, t->h, t->w) + ((n / ANX_IMAGES) * (size_t)t->h * (size_t)t->w + p) * ANX_IMAGES + n % ANX_IMAGES;
+  return k * anx_channel_values(t->n / anx_sheets(t->n), t->h, t->w) + ((n / ANX_IMAGES) * (size_t)t->h * (size_t)t->w + p) * ANX_IMAGES + n % ANX_IMAGES;
 }
 
 static anx_status check_layout(anx_context *c, const char *what, const anx_tensor *t, const anx_buffer *b, const void *values) {
@@ -215,17 +233,19 @@ static anx_status check_layout(anx_context *c, const char *what, const anx_tenso
 
 static anx_status pack(anx_context *c, const anx_tensor *t, anx_buffer *b, const float *nhwc) {
   if (!c) return ANX_INVALID_ARGUMENT;
-  const anx_status s = check_layout(c, "pack", t, b, nhwc);
+  anx_status s = check_layout(c, "pack", t, b, nhwc);
+  if (s == ANX_OK) s = make_seconds(c, b, t);
   if (s != ANX_OK) return s;
-  void *to = b->bytes + t->offset;
   const size_t map = (size_t)t->h * (size_t)t->w, channels = (size_t)t->c;
   if (t->layout == ANX_PLAIN) {
-    memcpy(to, nhwc, (size_t)t->n * map * channels * sizeof(float));
+    memcpy(b->bytes + t->offset, nhwc, (size_t)t->n * map * channels * sizeof(float));
     return ANX_OK;
   }
+  const size_t images = (size_t)(t->n / anx_sheets(t->n));
   for (size_t n = 0; n < (size_t)t->n; n++) {
+    void *to = sheet_at(b, t, (int)(n / images));
     for (size_t p = 0; p < map; p++) {
-      for (size_t k = 0; k < channels; k++) anx_put(to, place(t, n, p, k), t->dtype, nhwc[(n * map + p) * channels + k]);
+      for (size_t k = 0; k < channels; k++) anx_put(to, place(t, n % images, p, k), t->dtype, nhwc[(n * map + p) * channels + k]);
     }
   }
   return ANX_OK;
@@ -235,49 +255,69 @@ static anx_status unpack(anx_context *c, const anx_tensor *t, const anx_buffer *
   if (!c) return ANX_INVALID_ARGUMENT;
   const anx_status s = check_layout(c, "unpack", t, b, nhwc);
   if (s != ANX_OK) return s;
-  const void *from = b->bytes + t->offset;
   const size_t map = (size_t)t->h * (size_t)t->w, channels = (size_t)t->c;
   if (t->layout == ANX_PLAIN) {
-    memcpy(nhwc, from, (size_t)t->n * map * channels * sizeof(float));
+    memcpy(nhwc, b->bytes + t->offset, (size_t)t->n * map * channels * sizeof(float));
     return ANX_OK;
   }
+  const size_t images = (size_t)(t->n / anx_sheets(t->n));
   for (size_t n = 0; n < (size_t)t->n; n++) {
+    const void *from = sheet_at(b, t, (int)(n / images));
     for (size_t p = 0; p < map; p++) {
-      for (size_t k = 0; k < channels; k++) nhwc[(n * map + p) * channels + k] = anx_get(from, place(t, n, p, k), t->dtype);
+      for (size_t k = 0; k < channels; k++) nhwc[(n * map + p) * channels + k] = anx_get(from, place(t, n % images, p, k), t->dtype);
     }
   }
   return ANX_OK;
 }
 
-/* Workspace: scratch of each thread, then doubles and a filter shared by all. One op runs at a time, so ops share it. */
+/* Workspace: scratch of each thread, then doubles, a filter and weight gradients of sections, shared by all. One op runs at a time, so ops share it. */
 typedef struct sizes {
-  size_t scratch_floats, doubles, filter_floats, bytes;
+  size_t scratch_floats, doubles, filter_floats, section_floats, bytes;
 } sizes;
+
+static anx_op of_sheet(const anx_op *op) {
+  anx_op one = *op;
+  one.n /= anx_sheets(op->n);
+  return one;
+}
+
+/* Shared doubles of one sheet. */
+static size_t doubles_of(const anx_op *op) {
+  const size_t c = (size_t)op->c;
+  anx_conv_plan p;
+  switch (op->kind) {
+    case ANX_CONV_FWD:
+    case ANX_CONV_BWD: anx_conv_plan_make(&p, op); return anx_conv_partials(&p, op);
+    case ANX_JOIN_BWD: return (size_t)anx_join_pieces(op) * 3 * c;
+    case ANX_POOL_BWD: return (size_t)(op->n / ANX_IMAGES) * 2 * c;
+    case ANX_XENT: return 2 * c;
+    case ANX_SGD: return c / 16384 + 1; /* chunks of sgd.c */
+    default: return 0;
+  }
+}
 
 static sizes workspace_of(const anx_context *c, const anx_program_desc *d, const anx_op *ops) {
   sizes s = {0};
   for (int i = 0; i < d->ops; i++) {
-    const anx_op *op = &ops[i];
-    size_t floats = 0, doubles = 0;
+    const anx_op one = of_sheet(&ops[i]), *op = &one;
+    const size_t sheets = (size_t)anx_sheets(ops[i].n);
+    size_t floats = 0;
     if (op->kind == ANX_CONV_FWD || op->kind == ANX_CONV_BWD) {
       anx_conv_plan p;
       anx_conv_plan_make(&p, op);
       floats = anx_conv_scratch_floats(&p);
-      doubles = anx_conv_partials(&p, op);
       if (p.filter_floats > s.filter_floats) s.filter_floats = p.filter_floats;
+      const size_t section_floats = (sheets * (size_t)p.sections - 1) * p.weight_floats;
+      if (section_floats > s.section_floats) s.section_floats = section_floats;
     } else if (op->kind == ANX_POOL_BWD) {
       floats = 6 * (size_t)op->q * ANX_IMAGES; /* rows of pool.c */
-    } else if (op->kind == ANX_XENT) {
-      doubles = 2 * (size_t)op->c;
-    } else if (op->kind == ANX_SGD) {
-      doubles = (size_t)op->c / 16384 + 1; /* chunks of sgd.c */
     }
     if (floats > s.scratch_floats) s.scratch_floats = floats;
-    if (doubles > s.doubles) s.doubles = doubles;
+    if (sheets * doubles_of(op) > s.doubles) s.doubles = sheets * doubles_of(op);
   }
   s.scratch_floats = anx_round64((s.scratch_floats + 16) * sizeof(float)) / sizeof(float);
   s.bytes = (size_t)c->threads * s.scratch_floats * sizeof(float) + anx_round64(s.doubles * sizeof(double)) +
-            anx_round64(s.filter_floats * sizeof(float));
+            anx_round64(s.filter_floats * sizeof(float)) + anx_round64(s.section_floats * sizeof(float));
   return s;
 }
 
@@ -293,12 +333,29 @@ static void program_destroy(anx_context *c, anx_program *p) {
   (void)c;
   if (!p) return;
   free(p->op);
+  free(p->sheet_op);
   free(p->tensors);
   free(p->calls);
+  free(p->sheets);
   free(p->workspace);
   free(p->ns);
   free(p->runs);
   free(p);
+}
+
+static void bind_sheets(anx_program *p, int i, anx_buffer *const *buffers) {
+  anx_call *call = &p->calls[i];
+  p->sheet_op[i] = of_sheet(call->op);
+  call->sheets = &p->sheets[2 * i];
+  if (call->op->kind == ANX_CONV_FWD || call->op->kind == ANX_CONV_BWD) anx_conv_plan_make(&call->conv, &p->sheet_op[i]);
+  for (int s = 0; s < anx_sheets(call->op->n); s++) {
+    anx_call *sheet = &p->sheets[2 * i + s];
+    *sheet = *call;
+    sheet->op = &p->sheet_op[i];
+    sheet->partial += (size_t)s * doubles_of(sheet->op);
+    for (int j = 0; j < ANX_MAX_IN; j++) sheet->in[j] = call->tin[j] ? sheet_at(buffers[call->tin[j]->buffer], call->tin[j], s) : NULL;
+    for (int j = 0; j < ANX_MAX_OUT; j++) sheet->out[j] = call->tout[j] ? sheet_at(buffers[call->tout[j]->buffer], call->tout[j], s) : NULL;
+  }
 }
 
 static void bind(anx_context *c, anx_program *p, anx_buffer *const *buffers, const sizes *s) {
@@ -306,12 +363,14 @@ static void bind(anx_context *c, anx_program *p, anx_buffer *const *buffers, con
     anx_call *call = &p->calls[i];
     const anx_op *op = call->op = &p->op[i];
     call->number = i;
+    call->images = op->n;
     call->failure = &c->failure;
     call->pool = c->pool;
     call->scratch = (float *)(void *)p->workspace;
     call->scratch_floats = s->scratch_floats;
     call->partial = (double *)(void *)(p->workspace + (size_t)c->threads * s->scratch_floats * sizeof(float));
     call->filter = (float *)(void *)((unsigned char *)call->partial + anx_round64(s->doubles * sizeof(double)));
+    call->sections = (float *)(void *)((unsigned char *)call->filter + anx_round64(s->filter_floats * sizeof(float)));
     call->kernel = (op->dtype == ANX_BF16 ? c->bf16 : c->kernels)->op[op->kind];
     for (int j = 0; j < ANX_MAX_IN; j++) {
       if (op->in[j] == -1) continue;
@@ -323,7 +382,7 @@ static void bind(anx_context *c, anx_program *p, anx_buffer *const *buffers, con
       call->tout[j] = &p->tensors[op->out[j]];
       call->out[j] = buffers[call->tout[j]->buffer]->bytes + call->tout[j]->offset;
     }
-    if (op->kind == ANX_CONV_FWD || op->kind == ANX_CONV_BWD) anx_conv_plan_make(&call->conv, op);
+    bind_sheets(p, i, buffers);
   }
 }
 
@@ -342,6 +401,7 @@ static anx_status program_create(anx_context *c, const anx_program_desc *d, anx_
   }
   if (status == ANX_OK) status = anx_check_program(&c->failure, c->bf16 != NULL, d, tensors, ops, bytes);
   free(bytes);
+  for (int i = 0; i < d->tensors && status == ANX_OK; i++) status = make_seconds(c, buffers[tensors[i].buffer], &tensors[i]);
   if (status != ANX_OK) return status;
   const sizes s = workspace_of(c, d, ops);
   anx_program *p = calloc(1, sizeof *p);
@@ -350,10 +410,12 @@ static anx_status program_create(anx_context *c, const anx_program_desc *d, anx_
     p->slots = d->slots;
     p->op = calloc((size_t)d->ops + 1, sizeof *p->op);
     p->tensors = calloc((size_t)d->tensors + 1, sizeof *p->tensors);
+    p->sheet_op = calloc((size_t)d->ops + 1, sizeof *p->sheet_op);
     p->calls = calloc((size_t)d->ops + 1, sizeof *p->calls);
+    p->sheets = calloc(2 * (size_t)d->ops + 1, sizeof *p->sheets);
     p->workspace = allocate(s.bytes);
   }
-  if (!p || !p->op || !p->tensors || !p->calls || !p->workspace) {
+  if (!p || !p->op || !p->tensors || !p->sheet_op || !p->calls || !p->sheets || !p->workspace) {
     program_destroy(c, p);
     return anx_fail(&c->failure, ANX_OUT_OF_MEMORY, "program: out of memory: wanted %zu bytes of workspace", s.bytes);
   }

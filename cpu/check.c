@@ -35,7 +35,7 @@ static uint64_t stored(const anx_tensor *t) {
     if (d[i] < 1 || count > ((uint64_t)1 << 48) / (uint64_t)d[i]) return 0;
     count *= (uint64_t)d[i];
   }
-  return t->layout == ANX_ACTIVATION ? (uint64_t)anx_channel_values(t->n, t->h, t->w) * (uint64_t)t->c : count;
+  return t->layout == ANX_ACTIVATION ? (uint64_t)anx_sheets(t->n) * anx_sheet_values(t->n, t->h, t->w, t->c) : count;
 }
 
 #define NO_BF16 "activations of BF16 need a processor with AVX512_BF16 and a context of its best instruction set"

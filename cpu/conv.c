@@ -4,6 +4,7 @@
 #define TILE_FLOATS (192 * 1024)   /* 768 KB: both tiles of a slice stay in a 1 MB second level cache */
 #define WEIGHT_PIXELS 256         /* between sums of lanes; 72 were 14 to 40 % slower, 512 no faster */
 #define POINTWISE_FLOATS (128 * 1024)
+#define SECTIONS 4                /* at most; threads up to so many find whole ones */
 
 static int least(int a, int b) { return a < b ? a : b; }
 static int most(int a, int b) { return a > b ? a : b; }
@@ -27,15 +28,18 @@ static void plan_pointwise(anx_conv_plan *p, const anx_op *op) {
   const int fit = p->pair * (backward ? POINTWISE_FLOATS / ANX_IMAGES / (2 * p->gi + p->pair * p->go) : TILE_FLOATS / 2 / ANX_IMAGES / p->gi);
   const int cap = backward ? 64 * p->pair : 128;
   p->rows = most(16, least(cap, fit / 8 * 8));
+  const int unit = op->stride == 1 ? 1 : op->q, units = p->pixels / unit; /* strided: whole output rows, whose input rows a slice owns */
+  p->sections = least(units, p->pixels >= 32 * SECTIONS ? SECTIONS : p->pixels >= 8 ? 2 : 1);
   if (backward) {
-    p->transposed = transposing_pays(p, divide_up(least(cap, p->pixels), p->pair));
+    p->transposed = transposing_pays(p, divide_up(least(cap, divide_up(p->pixels, p->sections)), p->pair));
     if (!p->transposed) p->rows = cap;
   }
-  const int unit = op->stride == 1 ? 1 : op->q, units = p->pixels / unit; /* strided: whole output rows, whose input rows a slice owns */
   p->rows = least(most(1, p->rows / unit), units);
-  p->slices = divide_up(units, p->rows);
+  p->slices = divide_up(divide_up(units, p->rows), p->sections) * p->sections; /* sections of equal size */
   p->rows = divide_up(units, p->slices);
+  if (unit == 1 && p->rows > 16) p->rows = divide_up(p->rows, 4) * 4; /* whole register tiles */
   p->slices = p->row_slices = divide_up(units, p->rows);
+  p->sections = least(p->sections, p->slices);
   p->rows *= unit;
   p->a_c = p->d_k = (size_t)odd(p->rows) * ANX_IMAGES;
   p->a_floats = p->a_c * (size_t)p->ci;
@@ -122,7 +126,7 @@ static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
   }
   p->rows = op->p;
   if (narrow(p, op)) {
-    p->narrow = p->blocks = p->row_slices = 1;
+    p->narrow = p->blocks = p->row_slices = p->sections = 1;
     p->slices = p->blocks_total;
     p->a_floats = (size_t)(2 * p->go * op->q + p->taps * p->gi * p->go + 3) * ANX_IMAGES;
     p->d_k = (size_t)((op->p + 1) * least(op->q, ANX_STRIP)) * ANX_IMAGES;
@@ -137,6 +141,7 @@ static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
   p->row_slices = divide_up(op->p, p->rows);
   tiles(p, op, backward);
   p->slices = p->row_slices * divide_up(p->blocks_total, p->blocks);
+  p->sections = least(SECTIONS, p->slices);
   p->weight_rows = most(1, least(p->rows, WEIGHT_PIXELS / (op->q * p->blocks)));
   p->a_floats = backward ? p->weights.a_c * (size_t)p->gi : p->a_c * (size_t)p->ci;
 }
@@ -159,6 +164,7 @@ void anx_conv_plan_make(anx_conv_plan *p, const anx_op *op) {
   else plan_spatial(p, op);
   p->d_floats = op->kind == ANX_CONV_BWD ? p->d_k * (size_t)p->co : 0;
   if (p->pair > 1) p->filter_floats = (size_t)p->groups * (size_t)p->taps * (size_t)(op->kind == ANX_CONV_BWD ? p->co * p->gi : p->go * p->ci);
+  p->weight_floats = op->kind == ANX_CONV_BWD ? (size_t)op->k * ((size_t)p->taps * (size_t)p->gi + 1) : 0;
   p->sums_floats = (size_t)2 * ANX_IMAGES * (size_t)(op->kind == ANX_CONV_BWD ? p->gi : p->go);
 }
 
@@ -169,32 +175,29 @@ size_t anx_conv_partials(const anx_conv_plan *p, const anx_op *op) {
 }
 
 void anx_combine_sums(double *out, const double *partial, int slices, int channels) {
-  for (int c = 0; c < channels; c++) {
-    double a = 0, b = 0;
-    for (int s = 0; s < slices; s++) {
-      const double *at = partial + ((size_t)s * (size_t)channels + (size_t)c) * 2;
-      a += at[0];
-      b += at[1];
+  memset(out, 0, (size_t)channels * 2 * sizeof *out);
+  for (int s = 0; s < slices; s++) {
+    for (int c = 0; c < channels; c++, partial += 2) {
+      out[c] += partial[0];
+      out[channels + c] += partial[1];
     }
-    out[c] = a;
-    out[channels + c] = b;
   }
 }
 
-anx_conv_parts anx_conv_split(const anx_conv_plan *p, const anx_op *op, int threads, int need_dx) {
-  anx_conv_parts s = {.slices = p->slices, .parts = 1};
-  const int outputs = op->kind == ANX_CONV_BWD ? p->gi : p->go;
-  s.fused = op->kind == ANX_CONV_BWD && (threads == 1 || p->groups >= 2 * threads);
+anx_conv_parts anx_conv_split(const anx_conv_plan *p, const anx_op *op, int sheets, int threads, int need_dx) {
+  anx_conv_parts s = {.parts = 1};
+  const int outputs = op->kind == ANX_CONV_BWD ? p->gi : p->go, whole = sheets * p->sections * p->groups, slices = sheets * p->slices * p->groups;
+  s.fused = op->kind == ANX_CONV_BWD && 4 * whole >= 3 * threads * divide_up(whole, threads); /* threads are idle for a quarter at most */
   if (s.fused) {
-    s.tasks = p->groups;
+    s.tasks = whole / sheets;
     return s;
   }
-  if (threads > 1 && p->slices * p->groups < 2 * threads) s.parts = least(divide_up(2 * threads, p->slices * p->groups), divide_up(outputs, 6));
+  if (threads > 1 && slices < 2 * threads) s.parts = least(divide_up(2 * threads, slices), divide_up(outputs, 6));
   if (op->kind == ANX_CONV_BWD) {
-    s.weight_parts = least(divide_up(2 * threads, p->groups), divide_up(p->go, 6));
-    s.tasks = p->groups * (s.weight_parts + (need_dx ? s.slices * s.parts : 0));
+    s.weight_parts = least(divide_up(2 * threads, whole), divide_up(p->go, 6));
+    s.tasks = (whole * s.weight_parts + (need_dx ? slices * s.parts : 0)) / sheets;
   } else {
-    s.tasks = p->groups * s.slices * s.parts;
+    s.tasks = slices * s.parts / sheets;
   }
   return s;
 }

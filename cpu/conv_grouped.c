@@ -233,12 +233,12 @@ void FN(anx_spatial_forward)(const anx_call *call, const anx_share *share, float
       .x_c = p->a_c, .x_p = by_block ? 16 : (size_t)st * 16, .x_row = (size_t)st * row, .x_tr = (ptrdiff_t)row, .x_tc = (ptrdiff_t)pixel,
       .w_k = (size_t)p->taps * (size_t)p->ci, .w_c = 1, .w_tr = op->r * p->ci, .w_tc = p->ci, .channels = p->ci,
       .y = (stored *)call->out[FWD_Y] + (size_t)k_first * p->y_c + (size_t)v.block * map, .y_k = p->y_c, .y_p = by_block ? map : 16,
-      .y_row = (size_t)op->q * 16, .stream = anx_streams(op->n, op->p, op->q, op->k),
+      .y_row = (size_t)op->q * 16, .stream = anx_streams(call->images, op->p, op->q, op->k),
       .bias = call->in[FWD_BIAS] ? (const float *)call->in[FWD_BIAS] + k_first : NULL, .sums = sums};
   ahead next = {0};
-  if (share->next_group < p->groups) {
+  if (share->next) {
     const view n = slice_view(p, op, share->next_slice);
-    ahead_input(&next, call, &n, share->next_group);
+    ahead_input(&next, share->next, &n, share->next_group);
     ahead_spread(&next, (v.p1 - v.p0) * (by_block ? op->q : 1));
   }
   const int most = rows_at_once(p, share->k1 - share->k0, p->ci * p->a_wp * st);
@@ -280,7 +280,7 @@ static void input_gradient(const anx_call *call, const anx_share *share, const v
       .x_c = p->d_k, .x_p = 16, .x_row = row, .x_tr = (ptrdiff_t)row, .x_tc = (ptrdiff_t)pixel, /* the last tap is the first */
       .w_k = 1, .w_c = (size_t)p->taps * (size_t)p->gi, .w_tr = -st * op->r * p->gi, .w_tc = -st * p->gi, .channels = p->co,
       .y = (stored *)call->out[BWD_DX] + base, .y_k = p->x_c, .y_p = by_block ? map : (size_t)st * 16,
-      .y_row = (size_t)op->w * 16, .stream = anx_streams(op->n, op->h, op->w, op->c),
+      .y_row = (size_t)op->w * 16, .stream = anx_streams(call->images, op->h, op->w, op->c),
       .add = call->in[BWD_ADD] ? (const stored *)call->in[BWD_ADD] + base : NULL,
       .raw = masked ? (const stored *)call->in[BWD_X] + base : NULL,
       .s = masked ? (const float *)call->in[BWD_S] + c_first : NULL,
@@ -385,7 +385,7 @@ static void weight_gradient(const anx_call *call, const anx_share *share, const 
   for (int k = share->k0; k < share->k1;) {
     const int kb = anx_part(share->k1 - share->k0, WEIGHT_ROWS, k - share->k0);
     const float *dk = d + (size_t)k * w->d_k + (size_t)r0 * d_row, *ak = a + (size_t)r0 * st * w->a_row;
-    float *dw = (float *)call->out[BWD_DW] + (size_t)(share->group * p->go + k) * filter + (size_t)(p->r_low * op->r + p->s_low) * gi;
+    float *dw = share->dw + (size_t)(share->group * p->go + k) * filter + (size_t)(p->r_low * op->r + p->s_low) * gi;
     const int together = columns_together(p, kb), all = p->r_count * p->s_count / together * p->gi;
     const int most = together == 3 ? anx_three_rows[kb] : anx_weight_width[kb];
     int c = 0, r = 0, s = 0; /* columns: input channel outside, tap inside, so that neighbours share rows of A */
@@ -424,7 +424,7 @@ static void bias_gradient(const anx_call *call, const anx_share *share, const vi
   const anx_conv_plan *p = &call->conv;
   const anx_weight_tiles *w = &p->weights;
   const int by_block = p->blocks > 1, vectors = ((by_block ? v->blocks : call->op->q) + PAIR - 1) / PAIR;
-  float *bias = (float *)call->out[BWD_DBIAS] + share->group * p->go;
+  float *bias = share->dbias + share->group * p->go;
   for (int k = share->k0; k < share->k1; k++) {
     float sum[16] __attribute__((aligned(64))) = {0};
     for (int i = 0; i < v->p1 - v->p0; i++) {
@@ -436,7 +436,7 @@ static void bias_gradient(const anx_call *call, const anx_share *share, const vi
       }
     }
     const float total = anx_lane_sum(sum);
-    bias[k] = share->slice ? bias[k] + total : total;
+    bias[k] = share->first ? total : bias[k] + total;
   }
 }
 
@@ -456,16 +456,16 @@ void FN(anx_spatial_backward)(const anx_call *call, const anx_share *share, floa
   float *d = sums + p->sums_floats + p->sparse_floats;
 #endif
   ahead during_dx = {0}, during_dw = {0};
-  if (share->next_group < p->groups) {
+  if (share->next) {
     const view n = slice_view(p, op, share->next_slice);
-    ahead_gradient(need_dx ? &during_dx : &during_dw, call, &n, halo, share->next_group, k0, k1);
-    ahead_input(need_dw ? &during_dw : &during_dx, call, &n, share->next_group);
+    ahead_gradient(need_dx ? &during_dx : &during_dw, share->next, &n, halo, share->next_group, k0, k1);
+    ahead_input(need_dw ? &during_dw : &during_dx, share->next, &n, share->next_group);
     ahead_spread(&during_dx, (owned(op, v.p1) - owned(op, v.p0)) * gradient_runs(p, op));
     if (need_dw) ahead_spread(&during_dw, calls(rows, p->weight_rows) * weight_blocks(p, share));
   }
   if (call->in[BWD_S]) memset(sums + 32 * share->c0, 0, (size_t)(share->c1 - share->c0) * 32 * sizeof(float));
-  if (share->slice == 0 && need_dw)
-    memset((float *)call->out[BWD_DW] + (size_t)(share->group * p->go + share->k0) * filter, 0, (size_t)(share->k1 - share->k0) * filter * sizeof(float));
+  if (share->first && need_dw)
+    memset(share->dw + (size_t)(share->group * p->go + share->k0) * filter, 0, (size_t)(share->k1 - share->k0) * filter * sizeof(float));
   int d_packed = v.p0 - halo, a_packed = 0;
   for (int r0 = 0, r1; r0 < rows; r0 = r1) {
     r1 = r0 + p->weight_rows < rows ? r0 + p->weight_rows : rows;

@@ -103,10 +103,13 @@ AI void anx_store_partials(double *partial, const float *sums, int channels) {
   }
 }
 
-/* One share of a slice: input gradient of channels c0..c1-1 of a group (none if equal), weight gradient of its rows k0..k1-1.
- * next_group, next_slice: what this thread will probably do afterwards; next_group may be out of range. */
+/* One share of a slice: input gradient of channels c0..c1-1 of a group (none if equal), weight gradient of its rows k0..k1-1, which goes to dw and
+ * dbias: over what is there if it is the first slice of its section, or is added; last: of its section.
+ * next: the sheet of what this thread will probably do afterwards, and its group and slice; null: nothing. */
 typedef struct anx_share {
-  int group, slice, c0, c1, k0, k1, next_group, next_slice;
+  int group, slice, c0, c1, k0, k1, first, last, next_group, next_slice;
+  const anx_call *next;
+  float *dw, *dbias; /* of all groups */
 } anx_share;
 
 /* Walks the tasks of anx_conv_split. */

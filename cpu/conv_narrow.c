@@ -184,10 +184,8 @@ static void narrow_strips(const narrow_map *m, int back, double *partial) {
   for (int i = 0; i < 2 * m->channels; i++) {
     for (int l = 0; l < 16; l += VL) {
       const float *at = m->sums + (size_t)(i * m->columns) * 16 + l;
-      vf even = vload(at), odd = vzero(); /* two chains, half as long */
-      for (int w = 1; w < m->columns; w += 2) odd = odd + vload(at + 16 * w);
-      for (int w = 2; w < m->columns; w += 2) even = even + vload(at + 16 * w);
-      const vf sum = even + odd;
+      vf sum = vload(at);
+      for (int w = 1; w < m->columns; w++) sum = sum + vload(at + 16 * w);
       vstore(sums + 16 * i + l, sum);
     }
   }
@@ -304,10 +302,10 @@ static narrow_map narrow_map_of(const anx_call *call, const anx_share *share, fl
   const anx_op *op = call->op;
   const size_t first = (size_t)share->group * (size_t)p->gi, map = (size_t)op->h * (size_t)op->w * 16, at = first * p->x_c + (size_t)share->slice * map;
   narrow_map m = {.x = (const stored *)x + at, .w = w + first * (size_t)p->taps * (size_t)p->gi, .out = out ? (stored *)out + at : NULL, .channel = p->x_c,
-                  .channels = p->gi, .rows = op->h, .columns = op->w, .first = share->slice == 0, .stream = anx_streams(op->n, op->h, op->w, op->c),
+                  .channels = p->gi, .rows = op->h, .columns = op->w, .first = share->first, .stream = anx_streams(call->images, op->h, op->w, op->c),
                   .lanes = scratch + 32 * p->gi * op->w, .d = scratch + p->a_floats};
   if (s) m.s = s + first, m.t = t + first;
-  if (share->next_group < p->groups)
+  if (share->next == call) /* in another sheet, each tensor's next slice is elsewhere */
     m.ahead = (ptrdiff_t)(share->next_group - share->group) * p->gi * (ptrdiff_t)p->x_c + (ptrdiff_t)(share->next_slice - share->slice) * (ptrdiff_t)map;
   return m;
 }
@@ -340,7 +338,7 @@ void FN(anx_narrow_backward)(const anx_call *call, const anx_share *share, float
   }
   if (share->c1 > share->c0) narrow_strips(&m, 1, partial_of(call, share));
   if (share->k1 > share->k0) {
-    float *dw = (float *)call->out[BWD_DW] + (size_t)first * (size_t)p->taps * (size_t)p->gi;
-    narrow_weights(&m, share->slice + 1 == p->slices ? dw : NULL);
+    float *dw = share->dw + (size_t)first * (size_t)p->taps * (size_t)p->gi;
+    narrow_weights(&m, share->last ? dw : NULL);
   }
 }

@@ -1,14 +1,51 @@
-/* conv_ops.c - conv_fwd and conv_bwd: cut into tasks, run by family, sums combined in slice order. */
+/* conv_ops.c - conv_fwd and conv_bwd: cut into tasks, run by family, sums and weight gradients combined in order. */
 #include "conv_kernels.h"
 
-/* All slices of a group in order, then those of another. */
-static void slices(const anx_conv_job *job, anx_share *s, int next_group, float *scratch) {
-  const int count = job->call->conv.slices;
-  for (s->slice = 0; s->slice < count; s->slice++) {
-    const int last = s->slice + 1 == count;
-    s->next_group = last ? next_group : s->group;
-    s->next_slice = last ? 0 : s->slice + 1;
-    job->share(job->call, s, scratch);
+/* Where a task begins: its sheet; fused or not, in the order of anx_conv_parts. */
+typedef struct task_place {
+  const anx_call *call;
+  int sheet, section, slice, group, part; /* section -1: it is one slice */
+} task_place;
+
+/* With a sheet or more for each thread, groups run outside, as they lie in memory; else what the pixels divide, so that threads keep theirs. */
+static task_place place_of(const anx_conv_job *job, int index) {
+  const anx_conv_parts *parts = &job->parts;
+  task_place t = {.sheet = index / parts->tasks, .section = -1};
+  t.call = job->call->sheets + t.sheet;
+  index %= parts->tasks;
+  const anx_conv_plan *p = &t.call->conv;
+  const int weights = parts->fused ? parts->tasks : p->sections * p->groups * parts->weight_parts, in_sections = index < weights;
+  if (!in_sections) index -= weights;
+  const int cut = parts->fused ? 1 : in_sections ? parts->weight_parts : parts->parts, count = in_sections ? p->sections : p->slices;
+  const int by_group = anx_pool_threads(t.call->pool) <= anx_sheets(job->call->op->n), at = index / cut;
+  t.part = index % cut;
+  t.group = by_group ? at / count : at % p->groups;
+  t.slice = by_group ? at % count : at / p->groups;
+  if (in_sections) {
+    int end;
+    t.section = t.slice;
+    anx_part_range(p->slices, p->sections, t.section, &t.slice, &end);
+  }
+  return t;
+}
+
+/* The slices of a section in order, of one group. */
+static void run_section(const anx_conv_job *job, const task_place *at, const anx_share *after, anx_share *s, float *scratch) {
+  const anx_conv_plan *p = &at->call->conv;
+  const int number = at->sheet * p->sections + at->section;
+  float *own = number ? at->call->sections + (size_t)(number - 1) * p->weight_floats : NULL;
+  int first, end;
+  anx_part_range(p->slices, p->sections, at->section, &first, &end);
+  s->dw = own ? own : at->call->out[BWD_DW];
+  s->dbias = own ? own + p->weight_floats - at->call->op->k : at->call->out[BWD_DBIAS];
+  for (s->slice = first; s->slice < end; s->slice++) {
+    const int last = s->slice + 1 == end;
+    s->first = s->slice == first;
+    s->last = last;
+    s->next = last ? after->next : at->call;
+    s->next_group = last ? after->next_group : s->group;
+    s->next_slice = last ? after->next_slice : s->slice + 1;
+    job->share(at->call, s, scratch);
   }
 }
 
@@ -19,31 +56,44 @@ void FN(anx_conv_task)(void *argument, int index, int thread) {
   const anx_conv_parts *parts = &job->parts;
   const int backward = call->op->kind == ANX_CONV_BWD, need_dx = backward && call->out[BWD_DX];
   float *scratch = call->scratch + (size_t)thread * call->scratch_floats;
-  anx_share s = {0};
-  const int threads = anx_pool_threads(call->pool);
-  if (parts->fused) {
-    s.group = index;
-    s.c1 = need_dx ? p->gi : 0;
-    s.k1 = p->go;
-    slices(job, &s, index + threads, scratch);
+  int from, to;
+  anx_part_range(anx_sheets(call->op->n) * parts->tasks, anx_pool_threads(call->pool), thread, &from, &to);
+  const task_place at = place_of(job, index), next = index + 1 < to ? place_of(job, index + 1) : (task_place){0};
+  anx_share s = {.group = at.group, .slice = at.slice, .next = next.call, .next_group = next.group, .next_slice = next.slice};
+  if (at.section >= 0) {
+    const anx_share after = s;
+    if (parts->fused) s.c1 = need_dx ? p->gi : 0, s.k1 = p->go;
+    else anx_part_range(p->go, parts->weight_parts, at.part, &s.k0, &s.k1);
+    run_section(job, &at, &after, &s, scratch);
     return;
   }
-  const int weights = p->groups * parts->weight_parts;
-  if (index < weights) {
-    s.group = index / parts->weight_parts;
-    anx_part_range(p->go, parts->weight_parts, index % parts->weight_parts, &s.k0, &s.k1);
-    slices(job, &s, (index + threads) / parts->weight_parts, scratch);
-    return;
+  if (backward) anx_part_range(p->gi, parts->parts, at.part, &s.c0, &s.c1);
+  else anx_part_range(p->go, parts->parts, at.part, &s.k0, &s.k1);
+  job->share(at.call, &s, scratch);
+}
+
+#define CHUNK 4096
+
+/* Adds the gradients of all sheets' sections to the first one's, in order. */
+static void add_sections(const anx_call *call, float *to, size_t offset, size_t from, size_t end) {
+  for (int s = 1; s < anx_sheets(call->op->n) * call->conv.sections; s++) {
+    const float *own = call->sections + (size_t)(s - 1) * call->conv.weight_floats + offset;
+    for (size_t i = from; i < end; i++) to[i] += own[i];
   }
-  index -= weights;
-  const int part = index % parts->parts;
-  s.group = index / parts->parts / parts->slices;
-  s.slice = index / parts->parts % parts->slices;
-  if (backward) anx_part_range(p->gi, parts->parts, part, &s.c0, &s.c1);
-  else anx_part_range(p->go, parts->parts, part, &s.k0, &s.k1);
-  s.next_group = (index + threads) / parts->parts / parts->slices;
-  s.next_slice = (index + threads) / parts->parts % parts->slices;
-  job->share(call, &s, scratch);
+}
+
+static void add_chunk(void *argument, int chunk, int thread) {
+  const anx_call *call = argument;
+  const size_t weights = call->conv.weight_floats - (size_t)call->op->k, from = (size_t)chunk * CHUNK, end = from + CHUNK;
+  (void)thread;
+  add_sections(call, call->out[BWD_DW], 0, from, end < weights ? end : weights);
+}
+
+static void combine_sections(const anx_call *call) {
+  const size_t k = (size_t)call->op->k, weights = call->conv.weight_floats - k;
+  if (anx_sheets(call->op->n) * call->conv.sections == 1) return;
+  anx_pool_run(call->pool, add_chunk, (void *)call, (int)((weights + CHUNK - 1) / CHUNK));
+  if (call->out[BWD_DBIAS]) add_sections(call, call->out[BWD_DBIAS], weights, 0, k);
 }
 
 #if PAIR == 2
@@ -99,17 +149,18 @@ static void pack_filter(const anx_call *call) {
 }
 
 void FN(anx_conv_fwd)(const anx_call *call) {
-  anx_conv_job job = {call, anx_conv_split(&call->conv, call->op, anx_pool_threads(call->pool), 0),
+  anx_conv_job job = {call, anx_conv_split(&call->conv, call->op, anx_sheets(call->op->n), anx_pool_threads(call->pool), 0),
                       call->conv.pointwise ? FN(anx_pointwise_forward) : call->conv.narrow ? FN(anx_narrow_forward) : FN(anx_spatial_forward)};
   pack_filter(call);
-  anx_pool_run(call->pool, FN(anx_conv_task), &job, job.parts.tasks);
-  if (call->out[FWD_SUMS]) anx_combine_sums(call->out[FWD_SUMS], call->partial, call->conv.slices, call->op->k);
+  anx_pool_run(call->pool, FN(anx_conv_task), &job, anx_sheets(call->op->n) * job.parts.tasks);
+  if (call->out[FWD_SUMS]) anx_combine_sums(call->out[FWD_SUMS], call->partial, anx_sheets(call->op->n) * call->conv.slices, call->op->k);
 }
 
 void FN(anx_conv_bwd)(const anx_call *call) {
-  anx_conv_job job = {call, anx_conv_split(&call->conv, call->op, anx_pool_threads(call->pool), call->out[BWD_DX] != NULL),
+  anx_conv_job job = {call, anx_conv_split(&call->conv, call->op, anx_sheets(call->op->n), anx_pool_threads(call->pool), call->out[BWD_DX] != NULL),
                       call->conv.pointwise ? FN(anx_pointwise_backward) : call->conv.narrow ? FN(anx_narrow_backward) : FN(anx_spatial_backward)};
   if (call->out[BWD_DX]) pack_filter(call);
-  anx_pool_run(call->pool, FN(anx_conv_task), &job, job.parts.tasks);
-  if (call->out[BWD_SUMS]) anx_combine_sums(call->out[BWD_SUMS], call->partial, call->conv.slices, call->op->c);
+  anx_pool_run(call->pool, FN(anx_conv_task), &job, anx_sheets(call->op->n) * job.parts.tasks);
+  combine_sections(call);
+  if (call->out[BWD_SUMS]) anx_combine_sums(call->out[BWD_SUMS], call->partial, anx_sheets(call->op->n) * call->conv.slices, call->op->c);
 }

@@ -110,17 +110,19 @@ static void look_ahead(anx_ahead *a, const stored *channels, size_t pitch, int c
   a->list[a->kinds++] = (anx_rows){(const char *)(channels + (size_t)first * 16), pitch * sizeof(stored), count_channels, count * 16 * (int)sizeof(stored)};
 }
 
-static void look_forward(anx_ahead *a, const anx_call *call, const anx_share *share) {
+static void look_forward(anx_ahead *a, const anx_share *share) {
+  const anx_call *call = share->next;
+  if (!call || call->op->stride > 1) return;
   const anx_conv_plan *p = &call->conv;
-  if (share->next_group >= p->groups || call->op->stride > 1) return;
   int first, count;
   slice_range(p, share->next_slice, &first, &count);
   look_ahead(a, (const stored *)call->in[FWD_X] + (size_t)(share->next_group * p->gi) * p->x_c, p->x_c, p->gi, first, count);
 }
 
-static void look_backward(anx_ahead *a, const anx_call *call, const anx_share *share) {
+static void look_backward(anx_ahead *a, const anx_share *share) {
+  const anx_call *call = share->next;
+  if (!call) return;
   const anx_conv_plan *p = &call->conv;
-  if (share->next_group >= p->groups) return;
   int first, count;
   slice_range(p, share->next_slice, &first, &count);
   const size_t x = (size_t)(share->next_group * p->gi) * p->x_c, y = (size_t)(share->next_group * p->go) * p->y_c;
@@ -152,13 +154,13 @@ void FN(anx_pointwise_forward)(const anx_call *call, const anx_share *share, flo
     memset(sums + 32 * share->k0, 0, (size_t)(share->k1 - share->k0) * 32 * sizeof(float));
   }
   anx_ahead ahead = {.idle = (const char *)scratch};
-  look_forward(&ahead, call, share);
+  look_forward(&ahead, share);
   anx_ahead_row(&ahead);
   const anx_point_tile tile = {
       .ahead = &ahead, .x = slots, .x_c = x_c,
       .w = anx_filter(call) + (size_t)k_first * (size_t)p->ci, .w_k = (size_t)p->ci, .w_c = 1,
       .channels = p->ci, .y = (stored *)call->out[FWD_Y] + (size_t)k_first * p->y_c + (size_t)first * 16, .y_k = p->y_c,
-      .stream = anx_streams(call->op->n, call->op->p, call->op->q, call->op->k),
+      .stream = anx_streams(call->images, call->op->p, call->op->q, call->op->k),
       .bias = call->in[FWD_BIAS] ? (const float *)call->in[FWD_BIAS] + k_first : NULL, .sums = sums};
   FN(anx_point)(&tile, share->k0, share->k1, count);
   if (sums)
@@ -172,7 +174,7 @@ static void spread(const anx_call *call, const anx_share *share, const float *de
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
   const float *mean = call->in[call->in[BWD_MEAN] ? BWD_MEAN : BWD_T];
-  const int stream = anx_streams(op->n, op->h, op->w, op->c);
+  const int stream = anx_streams(call->images, op->h, op->w, op->c);
   for (int c = share->c0; c < share->c1; c++) {
     const int channel = share->group * p->gi + c;
     const size_t base = (size_t)channel * p->x_c;
@@ -219,7 +221,7 @@ static void input_gradient(const anx_call *call, const anx_share *share, const f
     anx_point_floats(&t, sparse);
   } else {
     t.y = (stored *)call->out[BWD_DX] + at;
-    t.stream = anx_streams(call->op->n, call->op->h, call->op->w, call->op->c);
+    t.stream = anx_streams(call->images, call->op->h, call->op->w, call->op->c);
     t.add = call->in[BWD_ADD] ? (const stored *)call->in[BWD_ADD] + at : NULL;
     if (masked) {
       t.raw = (const stored *)call->in[BWD_X] + at;
@@ -253,7 +255,7 @@ static void weights_by_product(const anx_conv_plan *p, float *dw, const anx_shar
       FN(anx_point)(&t, 0, kb, width / 16);
       for (int i = 0; i < kb; i++) {
         float *row = dw + (size_t)(k + i) * (size_t)p->gi + (size_t)c0;
-        if (share->slice) {
+        if (!share->first) {
           for (int c = 0; c < cn; c++) row[c] += out[i * WIDE + c];
         } else {
           memcpy(row, out + i * WIDE, (size_t)cn * sizeof(float));
@@ -266,7 +268,7 @@ static void weights_by_product(const anx_conv_plan *p, float *dw, const anx_shar
 
 static void weights_by_lanes(const anx_conv_plan *p, float *dw, const anx_share *share, const float *d, size_t d_k, const float *a, size_t a_c,
                              int vectors, anx_ahead *ahead) {
-  const anx_lanes_tile t = {.d = d, .d_k = d_k, .a = a, .a_c = a_c, .vectors = vectors, .dw = dw, .dw_k = (size_t)p->gi, .add = share->slice > 0,
+  const anx_lanes_tile t = {.d = d, .d_k = d_k, .a = a, .a_c = a_c, .vectors = vectors, .dw = dw, .dw_k = (size_t)p->gi, .add = !share->first,
                             .ahead = ahead};
   for (int c = 0; c < p->gi; c += COLUMNS) FN(anx_lanes)(&t, share->k0, share->k1, c, p->gi - c < COLUMNS ? p->gi : c + COLUMNS);
 }
@@ -278,7 +280,7 @@ static void bias_gradient(const anx_share *share, float *bias, const float *d, s
       for (int l = 0; l < 16; l += VL) vstore(lanes + l, vmac(vones(), vload(d + (size_t)k * d_k + (size_t)i * 16 + l), vload(lanes + l)));
     }
     const float sum = anx_lane_sum(lanes);
-    bias[k] = share->slice ? bias[k] + sum : sum;
+    bias[k] = share->first ? sum : bias[k] + sum;
   }
 }
 
@@ -303,7 +305,7 @@ void FN(anx_pointwise_backward)(const anx_call *call, const anx_share *share, fl
     d_k = p->y_c;
   }
   anx_ahead ahead = {.idle = (const char *)scratch};
-  look_backward(&ahead, call, share);
+  look_backward(&ahead, share);
   anx_ahead_row(&ahead);
   /* The input gradient's mask is the weight gradient's input: formed once. */
   const int once = PAIR == 1 && need_dw && share->c1 - share->c0 == p->gi && call->in[BWD_S] && call->op->stride == 1 && !p->transposed;
@@ -320,7 +322,7 @@ void FN(anx_pointwise_backward)(const anx_call *call, const anx_share *share, fl
   const stored *x = (const stored *)call->in[BWD_X] + (size_t)c_first * p->x_c;
   const float *s = call->in[BWD_S] ? (const float *)call->in[BWD_S] + c_first : NULL;
   const float *t = call->in[BWD_S] ? (const float *)call->in[BWD_T] + c_first : NULL;
-  float *dw = (float *)call->out[BWD_DW] + (size_t)k_first * (size_t)p->gi;
+  float *dw = share->dw + (size_t)k_first * (size_t)p->gi;
   if (p->transposed) {
     pack_transposed(call, first, count, x, s, t, scratch);
     weights_by_product(p, dw, share, d, d_k, scratch, vectors, &ahead);
@@ -330,5 +332,5 @@ void FN(anx_pointwise_backward)(const anx_call *call, const anx_share *share, fl
   } else {
     weights_by_lanes(p, dw, share, d, d_k, (const float *)(const void *)(x + (size_t)first * 16), p->x_c, vectors, &ahead);
   }
-  if (call->out[BWD_DBIAS]) bias_gradient(share, (float *)call->out[BWD_DBIAS] + k_first, d, d_k, vectors);
+  if (call->out[BWD_DBIAS]) bias_gradient(share, share->dbias + k_first, d, d_k, vectors);
 }

@@ -3,6 +3,8 @@
  * Layout of an activation: [C][channel stride][16] of fp32 or bf16, where the vector at pixel (b H W + h W + w) of a channel holds image 16 b + lane.
  * All image blocks of a channel are contiguous, so that a 1x1 convolution sees one long row of N/16 H W pixels however small the map is.
  * The channel stride is an odd number of vectors: channels never share an L1 set by being a multiple of 4 KB apart.
+ * A large batch lies in memory as two sheets, each the layout above for half of the images, one after the other. Two threads then write far from each
+ * other: where halves of channels alternate, a core's prefetchers fetch what the other is about to write, 9 times slower (docs/performance.md).
  */
 #ifndef ANX_CPU_H
 #define ANX_CPU_H
@@ -24,8 +26,8 @@ typedef void (*anx_task)(void *arg, int index, int thread);
 int anx_pool_create(anx_pool **out, int threads); /* 0, or an errno */
 void anx_pool_destroy(anx_pool *);
 int anx_pool_threads(const anx_pool *);
-/* Runs task(arg, 0..count-1, thread) on all threads and returns when all are done. Who runs which index is not fixed: a task must own what
- * it writes. */
+/* Runs task(arg, 0..count-1, thread) on all threads and returns when all are done. Thread t begins with part t of the indices (anx_part_range), but
+ * who runs which is not fixed: a task must own what it writes. Indices that follow the pixels keep a core's data in its caches. */
 void anx_pool_run(anx_pool *, anx_task task, void *arg, int count);
 
 /* Tiles over which the weight gradient runs, input [gi] and gradient [go], strides in slots. In fp32 they are the tiles of the other passes. In
@@ -47,6 +49,7 @@ typedef struct anx_conv_plan {
   int pad, taps;      /* R/2; R R */
   int blocks_total, pixels; /* N/16; N/16 P Q */
   int blocks, rows, row_slices, slices;
+  int sections; /* of the slices (anx_part_range): each adds up a weight gradient of its own, and these are added in order */
   int weight_rows; /* spatial: rows whose lanes are summed together by the weight gradient */
   int r_low, r_count, s_low, s_count; /* rows and columns of the filter that meet the map */
   int a_rows, a_wp;                   /* padded input tile [ci][a_rows][a_wp][blocks][16] */
@@ -56,12 +59,13 @@ typedef struct anx_conv_plan {
   anx_weight_tiles weights;           /* of the weight gradient; in fp32 they are those above */
   size_t a_floats, d_floats, sums_floats, sparse_floats; /* per thread; sparse: input gradient of a strided 1x1 before it is spread */
   size_t filter_floats; /* shared by the threads: the filter in pairs, bf16 only */
+  size_t weight_floats; /* of the gradients of filter and bias; one for each section but the first, whose place is the op's outputs */
 } anx_conv_plan;
 
-/* How the work is cut for a number of threads. Nobody's bits depend on it: every task owns whole outputs.
- * fused: a task is a group, both gradients of it. Otherwise, in this order: groups x weight_parts, groups x slices x parts. */
+/* How the work is cut for a number of threads. Nobody's bits depend on it: every task owns whole outputs. Of each
+ * sheet, fused: sections x groups, both gradients of each; otherwise, one after the other: sections x groups x weight_parts, slices x groups x parts. */
 typedef struct anx_conv_parts {
-  int fused, tasks, weight_parts, slices, parts;
+  int fused, tasks, weight_parts, parts; /* tasks: of a sheet */
 } anx_conv_parts;
 
 /* The text goes to text, "op 7 conv_fwd [...]: " in front where op is given; returns status. */
@@ -76,10 +80,12 @@ typedef struct anx_call anx_call;
 typedef void (*anx_kernel)(const anx_call *);
 struct anx_call {
   const anx_op *op;
+  const anx_call *sheets; /* this call for each sheet: op has its images, tensors and partial are its own */
+  int images;             /* of all sheets */
   anx_kernel kernel;
   void *in[ANX_MAX_IN], *out[ANX_MAX_OUT]; /* null where absent */
   const anx_tensor *tin[ANX_MAX_IN], *tout[ANX_MAX_OUT];
-  anx_conv_plan conv; /* ANX_CONV_FWD and ANX_CONV_BWD */
+  anx_conv_plan conv; /* of a sheet: ANX_CONV_FWD and ANX_CONV_BWD */
   double slot[2];
   int number;
   anx_failure *failure; /* input and xent look at data and may refuse it */
@@ -88,6 +94,7 @@ struct anx_call {
   size_t scratch_floats;
   double *partial; /* shared by the threads; see anx_conv_partials */
   float *filter;   /* shared; conv.filter_floats */
+  float *sections; /* shared; conv.weight_floats for each section of all sheets but the first */
 };
 
 typedef struct anx_kernels {
@@ -95,10 +102,14 @@ typedef struct anx_kernels {
   anx_kernel op[ANX_OP_KINDS];
 } anx_kernels;
 
+static inline int anx_sheets(int n) { return n >= 8 * ANX_IMAGES && n % (2 * ANX_IMAGES) == 0 ? 2 : 1; }
+/* From a channel to the next; n: the images of a sheet. */
 static inline size_t anx_channel_values(int n, int h, int w) {
   const size_t pixels = (size_t)(n / ANX_IMAGES) * (size_t)h * (size_t)w;
   return (pixels | 1) * ANX_IMAGES;
 }
+/* A multiple of 64 bytes whatever is stored. */
+static inline size_t anx_sheet_values(int n, int h, int w, int c) { return (anx_channel_values(n / anx_sheets(n), h, w) * (size_t)c + 31) / 32 * 32; }
 /* One activation of a dtype, for code that is not worth a vector. Rounds to nearest even. */
 static inline float anx_get(const void *values, size_t at, int dtype) {
   if (dtype == ANX_F32) return ((const float *)values)[at];
@@ -117,7 +128,7 @@ static inline void anx_put(void *values, size_t at, int dtype, float v) {
   ((uint16_t *)values)[at] = (uint16_t)((v != v ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-#define ANX_STREAM_BYTES ((size_t)4 << 20)
+#define ANX_STREAM_BYTES ((size_t)9 << 19) /* the stem's output at 32 px has 8 / 9 of it, and its pool is 4 times as fast from the caches */
 
 /* Whether an activation of n images is written past the caches: it is larger than what they keep until its reader comes, and an ordinary
  * store would first fetch the line that it overwrites. Every task ends with a fence (threads.c). */
@@ -129,8 +140,13 @@ static inline size_t anx_round64(size_t bytes) { return (bytes + 63) / 64 * 64; 
 void anx_conv_plan_make(anx_conv_plan *, const anx_op *);
 size_t anx_conv_scratch_floats(const anx_conv_plan *);
 size_t anx_conv_partials(const anx_conv_plan *, const anx_op *); /* doubles */
-anx_conv_parts anx_conv_split(const anx_conv_plan *, const anx_op *, int threads, int need_dx);
+anx_conv_parts anx_conv_split(const anx_conv_plan *, const anx_op *, int sheets, int threads, int need_dx);
 void anx_part_range(int n, int parts, int part, int *from, int *to);
+/* Pieces of the pixels of a sheet of a join: a function of the record, because its sums are added piece by piece. */
+static inline int anx_join_pieces(const anx_op *op) {
+  const int pixels = op->n / ANX_IMAGES * op->h * op->w;
+  return pixels < 128 ? 1 : pixels < 256 ? 2 : pixels < 1024 ? pixels / 128 : 8;
+}
 /* Sums of slices in index order: out[0][c], out[1][c] from partial[slice][c][2]. */
 void anx_combine_sums(double *out, const double *partial, int slices, int channels);
 

@@ -1,4 +1,4 @@
-/* race.c - every op that is cut into tasks, with three threads, for ThreadSanitizer: `make sanitize` builds this and the library with
+/* race.c - every op that is cut into tasks, with two threads and three, which cut it differently, for ThreadSanitizer: `make sanitize` builds this and the library with
  * -fsanitize=thread and runs it. Ops follow each other in one program as in a training step, so that an op that does not wait for the one
  * before it is seen too; results are not looked at (bindings/conformance does that).
  */
@@ -9,7 +9,6 @@
 
 #define TENSORS 512
 #define OPS 128
-#define THREADS 3
 #define RUNS 3
 
 typedef struct program {
@@ -84,14 +83,14 @@ static void maps(program *p, int n, int size, int c) {
   o->in[0] = filled, o->out[0] = map(p, n, 1, c);
 }
 
-static void run(const anx_api *api, const char *isa) {
+static void run(const anx_api *api, const char *isa, int threads) {
   static program p;
   memset(&p, 0, sizeof p);
   p.api = api;
   p.desc.buffers = 1;
   p.desc.slots = 2;
   static const double slots[2] = {0.1, 1}; /* rate and scale of sgd */
-  anx_context_desc desc = {.threads = THREADS};
+  anx_context_desc desc = {.threads = threads};
   snprintf(desc.isa, sizeof desc.isa, "%s", isa);
   if (api->context_create(&p.context, &desc) == ANX_UNSUPPORTED) {
     printf("race: %s is not on this machine\n", isa);
@@ -100,13 +99,16 @@ static void run(const anx_api *api, const char *isa) {
   }
   static const int shapes[][7] = {/* n size c k r stride group */
                                   {16, 9, 24, 40, 1, 1, 24}, {16, 9, 24, 40, 1, 2, 24}, {64, 1, 40, 70, 1, 1, 40}, {16, 7, 12, 12, 3, 1, 3},
-                                  {16, 9, 32, 32, 3, 2, 16}, {64, 2, 24, 24, 3, 1, 8},  {16, 6, 20, 9, 3, 1, 20},  {16, 11, 3, 8, 7, 2, 3}};
+                                  {16, 9, 32, 32, 3, 2, 16}, {64, 2, 24, 24, 3, 1, 8},  {16, 6, 20, 9, 3, 1, 20},  {16, 11, 3, 8, 7, 2, 3},
+                                  {64, 9, 12, 12, 3, 1, 3}, {64, 6, 24, 300, 1, 1, 24}, /* four sections each; the second's are added by several tasks */
+                                  {128, 2, 12, 12, 3, 1, 3}, {128, 3, 24, 20, 1, 1, 24}}; /* in sheets */
   for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
     const int *s = shapes[i];
     convolution(&p, s[0], s[1], s[2], s[3], s[4], s[5], s[6]);
   }
   maps(&p, 16, 9, 20);
-  maps(&p, 16, 64, 17); /* written past the caches */
+  maps(&p, 128, 5, 17);
+  maps(&p, 16, 72, 17); /* written past the caches */
   anx_buffer *buffer;
   anx_program *bound;
   if (api->buffer_create(p.context, &buffer, p.bytes) != ANX_OK) fail(&p, "buffer");
@@ -114,7 +116,7 @@ static void run(const anx_api *api, const char *isa) {
   for (int i = 0; i < RUNS; i++) {
     if (api->program_run(p.context, bound, slots) != ANX_OK) fail(&p, "run");
   }
-  printf("race: %d ops, %d threads, %d runs on %s\n", p.desc.ops, THREADS, RUNS, isa);
+  printf("race: %d ops, %d threads, %d runs on %s\n", p.desc.ops, threads, RUNS, isa);
   api->program_destroy(p.context, bound);
   api->buffer_destroy(p.context, buffer);
   api->context_destroy(p.context);
@@ -122,8 +124,10 @@ static void run(const anx_api *api, const char *isa) {
 
 int main(void) {
   const anx_api *api = anx_get_api(ANX_ABI_VERSION);
-  run(api, "avx512");
-  run(api, "avx2");
-  run(api, "portable");
+  for (int threads = 2; threads <= 3; threads++) {
+    run(api, "avx512", threads);
+    run(api, "avx2", threads);
+    run(api, "portable", threads);
+  }
   return 0;
 }

@@ -1,7 +1,11 @@
 /* threads.c - the pool of one context.
  *
- * Workers take indices of a job from one counter. They spin for some tens of microseconds after a job, since ops follow each other closely,
- * and then sleep. A pool of one thread has no workers and runs jobs in the caller.
+ * Every thread begins with its share of a job: the same fraction of the indices in every job. Tasks follow the pixels where they can, so that an op
+ * finds in a core's caches what the op before has left there; cores may lie so far apart that what another has written comes no faster than from
+ * memory (measured: docs/performance.md). Who is done takes tasks from the end of another's share.
+ * Shares and replies lie apart, so that nobody's line is touched while he works alone.
+ * Workers spin for some tens of microseconds after a job, since ops follow each other closely, and then sleep. A pool of one thread has no workers
+ * and runs jobs in the caller.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -10,19 +14,24 @@
 #include "cpu.h"
 
 #define SPINS 4000
+#define APART 128 /* bytes: two lines, since processors fetch them in pairs */
+
+typedef struct member {
+  _Alignas(APART) atomic_uint_least64_t share; /* of the current job, not yet taken: first index, and in the upper half the one after the last */
+  _Alignas(APART) atomic_uint done;            /* number of the last job that the worker is through with */
+} member;
 
 struct anx_pool {
   int threads; /* the caller included */
   int started;
   pthread_t *ids;
+  member *members; /* one per thread */
   pthread_mutex_t mutex;
   pthread_cond_t wake;
-  int sleeping;          /* under mutex */
-  atomic_uint job;       /* number of the current job */
-  atomic_int stop, next, busy;
+  atomic_int sleeping, stop;
+  _Alignas(APART) atomic_uint job; /* number of the current job; what follows belongs to it */
   anx_task task;
   void *arg;
-  int count;
 };
 
 typedef struct worker {
@@ -45,11 +54,22 @@ static inline void fence(void) {
 #endif
 }
 
-static void drain(anx_pool *p, int thread) {
+/* An index of a member's share, from the front or from the end; -1: nothing is left. */
+static int take(member *m, int from_end) {
+  uint_least64_t share = atomic_load_explicit(&m->share, memory_order_relaxed);
   for (;;) {
-    const int i = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed);
-    if (i >= p->count) break;
-    p->task(p->arg, i, thread);
+    const uint32_t first = (uint32_t)share, end = (uint32_t)(share >> 32);
+    if (first >= end) return -1;
+    if (atomic_compare_exchange_weak_explicit(&m->share, &share, from_end ? share - ((uint_least64_t)1 << 32) : share + 1, memory_order_relaxed,
+                                              memory_order_relaxed))
+      return (int)(from_end ? end - 1 : first);
+  }
+}
+
+static void drain(anx_pool *p, int thread) {
+  for (int i; (i = take(&p->members[thread], 0)) >= 0;) p->task(p->arg, i, thread);
+  for (int other = (thread + 1) % p->threads; other != thread; other = (other + 1) % p->threads) {
+    for (int i; (i = take(&p->members[other], 1)) >= 0;) p->task(p->arg, i, thread);
   }
   fence();
 }
@@ -68,23 +88,26 @@ static void *work(void *argument) {
         continue;
       }
       pthread_mutex_lock(&p->mutex);
-      p->sleeping++;
-      while (atomic_load_explicit(&p->job, memory_order_acquire) == seen) pthread_cond_wait(&p->wake, &p->mutex);
-      p->sleeping--;
+      atomic_fetch_add(&p->sleeping, 1); /* before the look at job: announce looks at them in the other order */
+      while (atomic_load(&p->job) == seen) pthread_cond_wait(&p->wake, &p->mutex);
+      atomic_fetch_sub(&p->sleeping, 1);
       pthread_mutex_unlock(&p->mutex);
     }
     seen++;
     if (atomic_load_explicit(&p->stop, memory_order_acquire)) return NULL;
     drain(p, thread);
-    atomic_fetch_sub_explicit(&p->busy, 1, memory_order_release);
+    atomic_store_explicit(&p->members[thread].done, seen, memory_order_release);
   }
 }
 
-static void announce(anx_pool *p) {
-  pthread_mutex_lock(&p->mutex);
-  atomic_fetch_add_explicit(&p->job, 1, memory_order_release);
-  if (p->sleeping) pthread_cond_broadcast(&p->wake);
-  pthread_mutex_unlock(&p->mutex);
+static unsigned announce(anx_pool *p) {
+  const unsigned job = atomic_fetch_add(&p->job, 1) + 1;
+  if (atomic_load(&p->sleeping)) {
+    pthread_mutex_lock(&p->mutex);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->mutex);
+  }
+  return job;
 }
 
 void anx_pool_run(anx_pool *p, anx_task task, void *arg, int count) {
@@ -95,14 +118,18 @@ void anx_pool_run(anx_pool *p, anx_task task, void *arg, int count) {
   }
   p->task = task;
   p->arg = arg;
-  p->count = count;
-  atomic_store_explicit(&p->next, 0, memory_order_relaxed);
-  atomic_store_explicit(&p->busy, p->threads - 1, memory_order_relaxed);
-  announce(p);
+  for (int t = 0; t < p->threads; t++) {
+    int first, end;
+    anx_part_range(count, p->threads, t, &first, &end);
+    atomic_store_explicit(&p->members[t].share, (uint_least64_t)end << 32 | (uint_least64_t)first, memory_order_relaxed);
+  }
+  const unsigned job = announce(p);
   drain(p, 0);
-  for (int spins = 0; atomic_load_explicit(&p->busy, memory_order_acquire); spins++) {
-    if (spins < SPINS) relax();
-    else sched_yield(); /* more threads than cores: let the last worker run */
+  for (int t = 1; t < p->threads; t++) {
+    for (int spins = 0; atomic_load_explicit(&p->members[t].done, memory_order_acquire) != job; spins++) {
+      if (spins < SPINS) relax();
+      else sched_yield(); /* more threads than cores: let the last worker run */
+    }
   }
 }
 
@@ -117,19 +144,28 @@ void anx_pool_destroy(anx_pool *p) {
   }
   pthread_cond_destroy(&p->wake);
   pthread_mutex_destroy(&p->mutex);
+  free(p->members);
   free(p->ids);
   free(p);
 }
 
+/* Zeroed memory that begins where lines lie apart; null: there is none. */
+static void *apart(size_t bytes) {
+  void *memory;
+  if (posix_memalign(&memory, APART, bytes)) return NULL;
+  return memset(memory, 0, bytes);
+}
+
 int anx_pool_create(anx_pool **out, int threads) {
-  anx_pool *p = calloc(1, sizeof *p);
+  anx_pool *p = apart(sizeof *p);
   *out = NULL;
   if (!p) return ENOMEM;
   p->threads = threads;
   pthread_mutex_init(&p->mutex, NULL);
   pthread_cond_init(&p->wake, NULL);
   p->ids = calloc((size_t)threads, sizeof *p->ids);
-  int error = p->ids ? 0 : ENOMEM;
+  p->members = apart((size_t)threads * sizeof *p->members);
+  int error = p->ids && p->members ? 0 : ENOMEM;
   for (int i = 1; i < threads && !error; i++) {
     worker *w = malloc(sizeof *w);
     if (!w) {

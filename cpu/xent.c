@@ -42,10 +42,10 @@ static double logarithm(double x) {
 void anx_xent(const anx_call *call) {
   const anx_op *op = call->op;
   const int classes = op->c;
-  const size_t stride = anx_channel_values(op->n, 1, 1);
+  const int images = op->n / anx_sheets(op->n); /* of a sheet */
+  const size_t stride = anx_channel_values(images, 1, 1);
   const int32_t *labels = call->in[1];
   double *counters = call->out[0];
-  void *gradient = call->out[1];
   const double smoothing = (double)op->f[0], wanted = call->slot[0], scale = call->in[2] ? (double)((const float *)call->in[2])[ANX_SCALE] : 1;
   if (!(wanted >= 0 && wanted <= op->n) || wanted != floor(wanted)) {
     anx_fail_op(call->failure, ANX_INVALID_ARGUMENT, call->number, op, "%g valid rows of a batch of %d", wanted, op->n);
@@ -61,7 +61,9 @@ void anx_xent(const anx_call *call) {
   double *z = call->partial, *e = z + classes; /* [C] each */
   for (int i = 0; i < valid; i++) {
     /* lane i % 16 of block i / 16: blocks are 16 values apart, so image i is value i of a channel */
-    for (int c = 0; c < classes; c++) z[c] = (double)anx_get(call->in[0], (size_t)c * stride + (size_t)i, op->dtype);
+    const anx_call *sheet = call->sheets + i / images;
+    const size_t at = (size_t)(i % images);
+    for (int c = 0; c < classes; c++) z[c] = (double)anx_get(sheet->in[0], at + (size_t)c * stride, op->dtype);
     const int label = labels[i];
     const double own = z[label];
     double most = z[0], sum = 0, all = 0;
@@ -85,15 +87,15 @@ void anx_xent(const anx_call *call) {
     counters[ANX_TOP1_RIGHT] += !nan && before < 1;
     counters[ANX_TOP5_RIGHT] += !nan && before < 5;
     counters[ANX_SEEN] += 1;
-    if (gradient) {
+    if (sheet->out[1]) {
       const double each = scale / valid;
       for (int c = 0; c < classes; c++)
-        anx_put(gradient, (size_t)c * stride + (size_t)i, op->dtype, (float)(each * (e[c] / sum - (spread + (c == label ? 1 - smoothing : 0)))));
+        anx_put(sheet->out[1], at + (size_t)c * stride, op->dtype, (float)(each * (e[c] / sum - (spread + (c == label ? 1 - smoothing : 0)))));
     }
   }
-  if (gradient) {
+  if (call->out[1]) {
     for (int c = 0; c < classes; c++) {
-      for (int i = valid; i < op->n; i++) anx_put(gradient, (size_t)c * stride + (size_t)i, op->dtype, 0);
+      for (int i = valid; i < op->n; i++) anx_put(call->sheets[i / images].out[1], (size_t)c * stride + (size_t)(i % images), op->dtype, 0);
     }
   }
 }

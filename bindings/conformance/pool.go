@@ -69,14 +69,16 @@ func poolCases() []Case {
 	return cases
 }
 
+func gapFwd(n, h, w, c int) Case {
+	b := newBuilder("gap_fwd", fmt.Sprintf("%dx%dx%dx%d", n, h, w, c))
+	y := b.activation("Y", n, h, w, c, b.rectified(n*h*w*c))
+	return b.op(mapOp(bindings.GapFwd, n, h, w, c), []int32{y}, []int32{b.output("V", activationTensor(n, 1, 1, c), h*w)}).Case
+}
+
 func gapCases() []Case {
 	var cases []Case
 	for _, s := range [][4]int{{16, 4, 4, 8}, {16, 7, 7, 17}, {32, 1, 1, 33}, {48, 2, 2, 5}, {16, 5, 3, 1}, {16, 14, 14, 64}, {1, 3, 4, 7}} {
-		n, h, w, c := s[0], s[1], s[2], s[3]
-		b := newBuilder("gap_fwd", fmt.Sprintf("%dx%dx%dx%d", n, h, w, c))
-		y := b.activation("Y", n, h, w, c, b.rectified(n*h*w*c))
-		op := mapOp(bindings.GapFwd, n, h, w, c)
-		cases = append(cases, b.op(op, []int32{y}, []int32{b.output("V", activationTensor(n, 1, 1, c), h*w)}).Case)
+		cases = append(cases, gapFwd(s[0], s[1], s[2], s[3]))
 	}
 	return cases
 }

@@ -72,9 +72,24 @@ func largeCases() []Case {
 	}
 }
 
+// sheetCases have batches that the cpu back end keeps in two parts (cpu/cpu.h), and maps of which 1x1 convolutions make several sections.
+func sheetCases() []Case {
+	within, back := convOptions{affine: true, sums: true}, convOptions{affine: true, sums: true, bn: true}
+	withBias := convOptions{bias: true}
+	return []Case{
+		convFwd(convShape{128, 8, 8, 24, 40, 1, 1, 24}, within), convBwd(convShape{128, 8, 8, 24, 40, 1, 1, 24}, back), convBwd(convShape{128, 5, 4, 33, 20, 1, 2, 33}, back),
+		convFwd(convShape{128, 1, 1, 40, 70, 1, 1, 40}, within), convBwd(convShape{128, 1, 1, 40, 70, 1, 1, 40}, back), convBwd(convShape{128, 1, 1, 40, 10, 1, 1, 40}, withBias),
+		convFwd(grouped(128, 7, 6, 4, 3, 1), within), convBwd(grouped(128, 7, 6, 4, 3, 1), back), convBwd(grouped(160, 4, 3, 4, 4, 2), back), convBwd(grouped(256, 2, 2, 4, 5, 1), back),
+		joinFwd(128, 4, 5, 7, joinIdentity, false), joinBwd(128, 9, 8, 7, false, true), joinBwd(128, 3, 3, 7, true, false),
+		poolFwd(128, 5, 6, 7, tiesRare), poolBwd(128, 5, 6, 7, tiesRare), gapFwd(128, 3, 2, 5), xent(128, 10, xentOptions{valid: 100, smoothing: 0.1, scale: 1, gradient: true}),
+		inputCase("in sheets", 128, 6, 5, 9, 7, 3, func(b *builder, i int) (int, int, int, int, int) { return b.below(3), b.below(3), 5 + i%2, 5, i % 2 }),
+		networkCase(networkOptions{n: 128, side: 6, g: 3, stride: 2, pool: true, projection: true}),
+	}
+}
+
 func TestCPULargeActivations(t *testing.T) {
-	contexts, ref := cpuContexts(t, 1, 3), reference(t)
-	for _, c := range largeCases() {
+	contexts, ref := cpuContexts(t, 1, 2, 3), reference(t)
+	for _, c := range append(largeCases(), sheetCases()...) {
 		t.Run(c.Name, func(t *testing.T) { agree(t, ref, contexts, &c) })
 	}
 }
