@@ -55,7 +55,7 @@ green() { # COMMAND CASES: what nobody broke must be green, or a red case says n
 restore && build
 if [ -z "${1:-}" ]; then
   sed -n 's/^[a-z][^|]*| //p' kernels/selfcheck/barriers.txt | sort -u | while IFS= read -r cases; do green run_barriers "$cases"; done
-  # Those whose comment says what they keep are for the compiler and order nothing.
+  # Those whose comment says what they keep are for the compiler, or order what a warp does, which collectives order here.
   while IFS=: read -r file line _; do
     code=0
     while IFS= read -r cases; do
