@@ -9,23 +9,15 @@
  * Where a filter has three columns and pixels are neighbours, a forward tile loads a row once for all three, and a weight tile needs one address
  *   for them. While a slice is computed, the memory of the next one is fetched (ahead).
  *
- * Percent of the FMA peak on a busy Zen 5 (262 GFLOP/s of one core), batch 16; forward / both gradients / weight gradient alone:
+ * Groups of at most four channels at stride 1 are conv_narrow.c's; what is left of them here: stride 2, backward maps of 56 px and more at g = 3 and 4,
+ *   maps of 2 px, bf16 of g >= 2.
+ *
+ * Percent of the FMA peak on a Zen 5 (262 GFLOP/s of one core), batch 16, machine quiet; forward / both gradients / weight gradient alone:
  *        28 px, 128 channels    14 px, 256 channels    7 px, 512 channels
- *   g 1  38 / 30 / 25           32 / 30 / 29           20 / 22 / 23
- *   g 2  67 / 47 / 38           60 / 49 / 42           48 / 42 / 40
- *   g 3  69 / 51 / 42           65 / 57 / 54           59 / 52 / 50
- *   g 4  71 / 57 / 56           69 / 66 / 65           64 / 60 / 60
- *   g 8  80 / 73 / 70           82 / 75 / 78           81 / 73 / 69
- *   g 32 91 / 78 / 73           96 / 79 / 75           99 / 79 / 70
- * The gates are 70 forward and 55 for weight gradients at g >= 2. What bounds those below:
- *   Memory: a vector of outputs costs 4.5 g cycles of arithmetic; forward it moves 128 bytes (10.5 cycles at this machine's copy bandwidth of 50 GB/s),
- *   the weight gradient alone 192 (28 cycles at 28 GB/s read from memory, 7 from the third level cache at 110). From memory, then, no more than 86 %
- *   forward and 32 % of a weight gradient at g = 2 are possible, 43 and 16 % at g = 1; single ops that are repeated find a part in the third level.
- *   Packing, at 28 px and g = 2: half of a weight gradient's time, mostly waiting for G, Y and X; with 4 channels, which the second level
- *   holds, the op reaches 52 %.
- *   7 px: a group is 880 cycles of arithmetic at g = 2; forward, packing 14 rows of 7 vectors and setting up took 43 % of what the tiles took. The
- *   register tile alone, in the first level cache, reaches 84 % at g = 2 and 83 % at g = 3.
- *   g = 1, by count: the sums of a batch norm are one chain of additions, 4 cycles a pixel beside 4.5 of arithmetic.
+ *   g 8  85 / 76 / 70           85 / 77 / 77           83 / 76 / 70
+ *   g 32 96 / 81 / 75           97 / 82 / 75          101 / 80 / 70
+ * Below the gates (70 forward, 55 weight gradient) is stride 2 at g = 3 and 8: 32 and 62 forward, 31 and 52 weight gradient at 28 px, and hardly more
+ *   with the few channels that the second level holds (37 and 67 at 14 px): not memory; probably that the taps of its tiles share no loads.
  */
 #include "conv_kernels.h"
 
