@@ -131,7 +131,7 @@ func TestCudnnTraining(t *testing.T) {
 
 // TestCudnnChoice: nobody asks, nobody gets it; who asks for some shapes gets it for those.
 func TestCudnnChoice(t *testing.T) {
-	stem, pointwise := find(t, "7x7/2"), dense(t)
+	stem, pointwise := find(t, "7x7/2 g=3 "), dense(t)
 	for _, choice := range []struct {
 		text            string
 		stem, pointwise bool
