@@ -16,8 +16,10 @@
  *        28 px, 128 channels    14 px, 256 channels    7 px, 512 channels
  *   g 8  85 / 76 / 70           85 / 77 / 77           83 / 76 / 70
  *   g 32 96 / 81 / 75           97 / 82 / 75          101 / 80 / 70
- * Below the gates (70 forward, 55 weight gradient) is stride 2 at g = 3 and 8: 32 and 62 forward, 31 and 52 weight gradient at 28 px, and hardly more
- *   with the few channels that the second level holds (37 and 67 at 14 px): not memory; probably that the taps of its tiles share no loads.
+ * Below the gates (70 forward, 55 weight gradient) is stride 2 at g = 3 and 8: 30 and 60 forward, 31 and 52 weight gradient at 28 px, and hardly more
+ *   with the few channels that the second level holds: not memory. An output takes four packed inputs: packing a slice twice, the second time from the
+ *   caches, added 28 % of the time at g = 3, 20 at g = 8 and 13 at g = 16. With the multiply-adds that leaves 42, 20 and 15 % for the register tiles'
+ *   loads and calls and for memory. Rows activated in registers, as in conv_narrow.c, would save the packing.
  */
 #include "conv_kernels.h"
 
