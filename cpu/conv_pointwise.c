@@ -26,7 +26,6 @@
 #define WIDE 64           /* input channels of one panel of the transposed tile */
 #define ROWS 48           /* of the weight gradient that are taken through one such panel together */
 
-
 static void slice_range(const anx_conv_plan *p, int slice, int *first, int *count) {
   *first = slice * p->rows;
   *count = p->pixels - *first < p->rows ? p->pixels - *first : p->rows;
