@@ -17,6 +17,7 @@ func TestVerdict(t *testing.T) {
 		{"above a ceiling that may be 0", 0.59, 0.24, 0.79, 0.29, 0, 0.86, "partly", "ρ = 0.59, ceiling unsure: 0.00 to 0.86"},
 		{"no replicates", 0.85, 0.7, 0.9, nan, nan, nan, "carries over", "(ρ = 0.85)"},
 		{"interval holds 0", 0.2, -0.1, 0.5, 0.2, 0.1, 0.3, "not shown", "ceiling 0.20"},
+		{"interval begins at 0", 0.2, 0, 0.5, 0.2, 0.1, 0.3, "not shown", "ceiling 0.20"},
 		{"below 0", -0.5, -0.7, -0.2, nan, nan, nan, "reversed", "is reversed for"},
 		{"weak", 0.3, 0.1, 0.5, 0.9, 0.8, 0.95, "weakly", "ceiling 0.90"},
 	} {
@@ -24,6 +25,9 @@ func TestVerdict(t *testing.T) {
 			CeilingHigh: c.ceilingHigh, RhoOverCeiling: c.rho / c.ceiling}
 		if got := r.judge().Word; got != c.want {
 			t.Errorf("%s: judged %q, want %q", c.name, got, c.want)
+		}
+		if got := (&Analysis{}).card(&r).Ceiling; (got == "unsure") != strings.Contains(c.headline, "unsure") && c.ceiling == c.ceiling {
+			t.Errorf("%s: the report's card has the ceiling %q", c.name, got)
 		}
 		a := Analysis{Study: &Study{Tasks: []Task{{Name: "a"}, {Name: "b"}}}, Correlations: []Correlation{r}}
 		if got := a.Headline(); !strings.Contains(got, c.headline) {

@@ -9,11 +9,13 @@ import (
 	"html"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"anynetx/anynetx"
 	"anynetx/results"
@@ -208,6 +210,41 @@ func TestReferenceAndMetricCanBeChosen(t *testing.T) {
 	}
 }
 
+// TestWhatIsReadOfAStudy: replicate 0 stands for an architecture, an error that was not recorded is a failure, and five classes have no top-5 error.
+func TestWhatIsReadOfAStudy(t *testing.T) {
+	s := quick()
+	s.tasks[1].classes, s.tasks[1].metric, s.tasks[2].metric = 5, "top5", "top5"
+	s.tasks[2].classes = 6
+	dir := s.write(t)
+	row := results.Row{"run_id": "no-top5", "arch_id": archID(39), "task": "fashion-2", "dataset": "d2", "replicate": 7, "epochs": 4, "status": "done", "test_top1_err_pct": 20.0}
+	attempt := results.Row{"run_id": "no-top5", "attempt": 2, "task": "t", "outcome": "committed", "started_utc": time.Unix(1, 0), "backend": "cpu", "device": "cpu:0", "host": "h", "wall_time_s": 50.0}
+	if err := errors.Join(results.Write(filepath.Join(dir, "runs", "dataset=d2", "one.parquet"), "runs", []results.Row{row}, nil),
+		results.Write(filepath.Join(dir, "attempts", "two.parquet"), "attempts", []results.Row{attempt}, nil)); err != nil {
+		t.Fatal(err)
+	}
+	study, err := Load(dir, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range study.Tasks {
+		for i, e := range task.Errors {
+			if len(e) == 0 || task.First[i] != e[0] {
+				t.Fatalf("task %s, architecture %d: %v stands for the replicates %v", task.Name, i, task.First[i], e)
+			}
+		}
+	}
+	ten, five, six := study.Tasks[0], study.Tasks[1], study.Tasks[2]
+	if five.Metric != "top1" || six.Metric != "top5" || six.Failed != 1 || six.Failures["no top5 error recorded"] != 1 || ten.Failed != 0 {
+		t.Errorf("metrics %s and %s; failures %v", five.Metric, six.Metric, six.Failures)
+	}
+	if ten.chance() != 90 || five.chance() != 80 || math.Abs(six.chance()-100./6) > 1e-12 {
+		t.Errorf("chance is %v, %v and %v %%", ten.chance(), five.chance(), six.chance())
+	}
+	if got := study.Provenance.DeviceSeconds; got != 3650 {
+		t.Errorf("%v s on the device; an attempt without its device time counts with its wall time", got)
+	}
+}
+
 // TestReportIsSafeAndSelfContained: names that try to break out do not, and nothing is loaded from elsewhere.
 func TestReportIsSafeAndSelfContained(t *testing.T) {
 	s := quick()
@@ -250,6 +287,15 @@ func TestReportIsSafeAndSelfContained(t *testing.T) {
 	csv, err := os.ReadFile(filepath.Join(dir, "analysis", "tables", "correlations.csv"))
 	if err != nil || strings.Contains(string(csv), "\x1b") || strings.Contains(string(csv), ",=cmd") || strings.Contains(summary.Text(), "\x1b") {
 		t.Errorf("a name acts on a terminal or a spreadsheet: %v\n%q", err, csv)
+	}
+}
+
+// TestNamesAreNoFormulas: a spreadsheet takes each of these for the beginning of one.
+func TestNamesAreNoFormulas(t *testing.T) {
+	for _, name := range []string{"=1", "+1", "-1", "@sum"} {
+		if got := plain(name); got != "'"+name {
+			t.Errorf("%q is written as %q", name, got)
+		}
 	}
 }
 
