@@ -60,7 +60,7 @@ func TestIntervalsOfReliabilityComeFromBoth(t *testing.T) {
 	for i := range 40 {
 		e := float64(i)
 		equalNoise, unequalNoise = append(equalNoise, []float64{e}), append(unequalNoise, []float64{e})
-		if i%8 == 4 {
+		if i%8 == 4 && i < 32 {
 			equalNoise[i] = append(equalNoise[i], e+4.5)
 			unequalNoise[i] = append(unequalNoise[i], e+float64(i%16-4)) // 0 or 8 away
 		}

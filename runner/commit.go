@@ -132,7 +132,7 @@ func (s *Store) formerAttempts(runID string) (int, error) {
 	if s.former == nil {
 		rows, err := results.Read[attemptRow](path, "attempts")
 		if err != nil {
-			return 0, err
+			return 0, diskError(err)
 		}
 		s.former = map[string]int{}
 		for _, r := range rows {

@@ -66,7 +66,7 @@ var ErrFailedRuns = errors.New("runs failed")
 // errNoWorker says that no worker can be had on the devices that were asked for.
 var errNoWorker = errors.New("no worker is left")
 
-const maxStarts = 3 // of a worker that die before they are ready
+const maxStarts = 3 // of a worker that die before they have looked for work
 
 type coordinator struct {
 	RunOptions
@@ -338,10 +338,13 @@ func (c *coordinator) receive(r report) {
 		m := r.message
 		switch m.Kind {
 		case "ready":
-			s.ready, s.deaths, s.key = true, 0, deviceKey(c.me.Host, m.Device)
+			s.ready, s.key = true, deviceKey(c.me.Host, m.Device)
 		case "fatal":
 			s.fatal = m
+		case "waiting":
+			s.deaths = 0
 		case "start":
+			s.deaths = 0
 			if c.model.byID[m.RunID] == nil { // a task that ranks another one has begun
 				if err := c.model.refresh(); err != nil {
 					c.stop(err)

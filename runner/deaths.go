@@ -9,7 +9,7 @@ import (
 )
 
 // died deals with a worker that should not have ended: its run goes to the next worker, it is started again after a pause, and given up
-// when it dies again and again before it is ready.
+// when it dies again and again before it is ready, or by its own doing before it has a run.
 func (c *coordinator) died(s *slot, state *os.ProcessState) {
 	reason := state.String()
 	if s.fatal != nil {
@@ -30,12 +30,12 @@ func (c *coordinator) died(s *slot, state *os.ProcessState) {
 		return
 	}
 	c.Progress.Note(text)
-	if !s.ready {
+	if !s.ready || len(s.runs) == 0 && crashed(state) {
 		s.deaths++
 	}
 	if s.deaths >= maxStarts {
 		s.again = time.Time{}
-		text := fmt.Sprintf("worker %d on %s is given up: %d starts in a row died before it was ready: %s%s", s.index, s.device, s.deaths, reason, with(s.tail.last()))
+		text := fmt.Sprintf("worker %d on %s is given up: %d starts in a row died before it had a run: %s%s", s.index, s.device, s.deaths, reason, with(s.tail.last()))
 		c.events.append(happened(c.me, "worker_given_up", "%s", text))
 		c.Progress.Note(text)
 		if !c.living() {

@@ -297,3 +297,22 @@ func TestClocksThatJump(t *testing.T) {
 		}
 	}
 }
+
+// A committed row that a worker cannot read any more ends the study with the file's name. The coordinator has the row in its index; it must
+// not start workers for ever that fail over it.
+func TestDamagedRowEndsTheStudy(t *testing.T) {
+	tasks := strings.Split(diskStudy, "  - {name: tuned")
+	dir := t.TempDir()
+	runStudy(t, writeStudy(t, tasks[0]), dir, 1, behaviour(fast))
+	rows, err := filepath.Glob(filepath.Join(dir, "runs", "*", "*.parquet"))
+	if err != nil || len(rows) != 1 {
+		t.Fatal(rows, err)
+	}
+	if err := os.WriteFile(rows[0], []byte("PAR1 damaged PAR1"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	c := startStudy(t, writeStudy(t, diskStudy), dir, 1, behaviour(fast))
+	if err := c.Wait(); err == nil || strings.Count(c.err.String(), "Restore the file from a copy") != 1 || !strings.Contains(c.err.String(), rows[0]) {
+		t.Errorf("%v\n%s", err, c.err.String())
+	}
+}

@@ -307,12 +307,13 @@ func TestFailedRuns(t *testing.T) {
 }
 
 func TestWorkersThatDieAtOnce(t *testing.T) {
-	study, dir := writeStudy(t, faultStudy), t.TempDir()
-	c := startStudy(t, study, dir, 2, behaviour(fakeBehaviour{Dead: "start"}))
-	if err := c.Wait(); err == nil {
-		t.Error("a study without a working worker ended with exit code 0")
-	}
-	if text := c.err.String(); !strings.Contains(text, "3 starts in a row died") || !strings.Contains(text, "no such device") {
-		t.Errorf("the reason is missing: %s", text)
+	for _, when := range []string{"start", "idle"} {
+		c := startStudy(t, writeStudy(t, faultStudy), t.TempDir(), 2, behaviour(fakeBehaviour{Dead: when}))
+		if err := c.Wait(); err == nil {
+			t.Error("a study without a working worker ended with exit code 0")
+		}
+		if text := c.err.String(); !strings.Contains(text, "3 starts in a row died") || !strings.Contains(text, "no such device") {
+			t.Errorf("%s: the reason is missing: %s", when, text)
+		}
 	}
 }

@@ -58,7 +58,7 @@ type fakeBehaviour struct {
 	Hold       string // while this file is there a step takes a second: tests decide when work goes on, see hold ...
 	HoldTask   string // ... of this task, or of all
 	Device     string `json:"-"` // of the worker
-	Dead       string // "start": the worker dies before it is ready
+	Dead       string // "start": the worker dies before it is ready; "idle": right behind that
 	Crowd      string // file of a crowd, whose trainings have steps by Law
 	Law        float64
 }
@@ -101,6 +101,11 @@ func testWorker(arguments []string) int {
 			panic(err)
 		}
 		if b.Dead == "start" {
+			fmt.Fprintln(os.Stderr, "no such device")
+			return 70
+		}
+		if b.Dead == "idle" {
+			fmt.Println(`{"kind":"ready"}`)
 			fmt.Fprintln(os.Stderr, "no such device")
 			return 70
 		}

@@ -32,7 +32,7 @@ type slot struct {
 	hung    map[string]string // those of them that made us kill the process, and why
 	key     string            // deviceKey
 	closed  string            // why its device is not used any more
-	deaths  int               // in a row, before it was ready
+	deaths  int               // in a row, before it had looked for work
 	again   time.Time         // when to start one again; zero: never
 
 	// Of a worker on a GPU.

@@ -158,7 +158,7 @@ func (s *Store) refresh() (map[string]bool, error) {
 		if p.info == nil || !os.SameFile(p.info, info) {
 			rows, err := results.Read[runRow](path, "runs")
 			if err != nil {
-				return nil, err
+				return nil, diskError(err)
 			}
 			p = part{info: info}
 			for _, r := range rows {
@@ -186,11 +186,10 @@ func (s *Store) row(r *PlannedRun) (*runRow, error) {
 	}
 	rows, err := results.Read[runRow](path, "runs")
 	if errors.Is(err, fs.ErrNotExist) {
-		if rows, err = results.ReadTable[runRow](s.Dir, "runs"); err != nil {
-			return nil, err
-		}
-	} else if err != nil {
-		return nil, err
+		rows, err = results.ReadTable[runRow](s.Dir, "runs")
+	}
+	if err != nil {
+		return nil, diskError(err)
 	}
 	for i := range rows {
 		if rows[i].RunID == r.ID {
