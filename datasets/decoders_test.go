@@ -249,12 +249,12 @@ func TestPlacesAreSearchedInOrder(t *testing.T) {
 
 func TestFindDoesNotRead(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := Find("cifar100", dir); err == nil {
+	if _, err := find("cifar100", dir); err == nil {
 		t.Fatal("found in an empty folder")
 	}
 	writeFiles(t, filepath.Join(dir, "cifar-100-binary"), map[string][]byte{"train.bin": nil, "test.bin.gz": nil})
-	if folder, err := Find("cifar100", dir); err != nil || folder != filepath.Join(dir, "cifar-100-binary") {
-		t.Error(folder, err)
+	if found, err := find("cifar100", dir); err != nil || found.folder != filepath.Join(dir, "cifar-100-binary") {
+		t.Error(found.folder, err)
 	}
 	_, err := Open("cifar100", dir)
 	wantInput(t, err, "train.bin: it is truncated at byte 0 of 153700000", "test.bin.gz: it is truncated at byte 0")

@@ -28,12 +28,6 @@ func Open(name, dir string) (*Set, error) {
 	return set, err
 }
 
-// Find tells in which folder Open would find a data set, without reading it; its error is Open's.
-func Find(name, dir string) (folder string, err error) {
-	found, err := find(name, dir)
-	return found.folder, err
-}
-
 const formatPacked = "packed" // of Spec.Format: a set that was prepared
 
 // place is where a data set was found: its files in the order of the spec, or one packed file.

@@ -104,7 +104,7 @@ func triangle(in, out, from, count int) []taps {
 		}
 		t := taps{first: int(first)}
 		for j := first; j <= last; j++ {
-			weight := max(0, wide-distance(j))
+			weight := wide - distance(j)
 			t.weights = append(t.weights, weight)
 			t.sum += weight
 		}

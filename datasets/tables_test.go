@@ -215,6 +215,7 @@ func TestWindows(t *testing.T) {
 		{"224 of 256", 256, 256, Augmentation{Crop: CropResized}, 224, nil, []int32{16, 16, 224, 224}},
 		{"test resize", 256, 256, Augmentation{Crop: CropResized, TestResize: 224}, 224, nil, []int32{0, 0, 256, 256}},
 		{"112 of 256", 256, 256, Augmentation{Crop: CropResized}, 112, nil, []int32{16, 16, 224, 224}},
+		{"rounded", 100, 90, Augmentation{Crop: CropResized, TestResize: 73}, 64, nil, []int32{10, 5, 79, 79}}, // 64 * 90 / 73 = 78.9
 		{"oblong", 256, 320, Augmentation{Crop: CropResized}, 224, nil, []int32{16, 48, 224, 224}},
 	} {
 		if err := c.a.Validate(c.resolution); err != nil {

@@ -131,7 +131,11 @@ func Metadata(path, table string) (map[string]string, error) {
 // or both while a compaction was interrupted. A row found in several files counts once; two different rows with one key are an error.
 // A table without files has no rows. The first file that cannot be read ends it with a *DamagedError.
 func ReadTable[T any](study, table string) ([]T, error) {
-	c, _, err := readTable(study, table)
+	t, err := Tables().Table(table)
+	if err != nil {
+		return nil, err
+	}
+	c, err := readTable(t, study)
 	if err != nil {
 		return nil, err
 	}
@@ -142,24 +146,20 @@ func ReadTable[T any](study, table string) ([]T, error) {
 	return rows, nil
 }
 
-// readTable also returns the files read.
-func readTable(study, table string) (*columns, []string, error) {
-	t, err := Tables().Table(table)
-	if err != nil {
-		return nil, nil, err
-	}
-	// A compaction may delete a part between the listing and the reading; its rows are then in a file of a new listing.
-	for try := 0; ; try++ {
-		files, err := Files(study, table)
-		if err != nil {
-			return nil, nil, err
+func readTable(t *Table, study string) (*columns, error) {
+	files, err := Files(study, t.Name)
+	for err == nil {
+		c, failed := readFiles(t, files)
+		if !errors.Is(failed, fs.ErrNotExist) {
+			return c, failed
 		}
-		c, err := readFiles(t, files)
-		if err != nil && errors.Is(err, fs.ErrNotExist) && try < 3 {
-			continue
+		// A compaction has removed a part between the listing and the reading; its rows are in a file of a new listing.
+		before := files
+		if files, err = Files(study, t.Name); slices.Equal(files, before) {
+			return nil, failed
 		}
-		return c, files, err
 	}
+	return nil, err
 }
 
 func readFiles(t *Table, files []string) (*columns, error) {

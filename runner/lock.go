@@ -117,15 +117,15 @@ func (l *folderLocks) alone() (release func(), alone bool, err error) {
 
 // joinStudy opens a study folder to work in it beside others.
 func joinStudy(ctx context.Context, locks *folderLocks) (*Store, func(), error) {
-	store, err := OpenStore(locks.dir)
-	if err != nil {
+	if _, err := OpenStore(locks.dir); err != nil { // before anything is made in a folder that is none
 		return nil, nil, err
 	}
 	release, err := locks.join(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	if store, err = OpenStore(locks.dir); err != nil { // as it is now that nobody alters it
+	store, err := OpenStore(locks.dir) // as it is now that nobody alters it
+	if err != nil {
 		release()
 		return nil, nil, err
 	}

@@ -124,14 +124,6 @@ func dot(a []float32, b []float64) float64 {
 	return sum
 }
 
-func widen(a []float32) []float64 {
-	wide := make([]float64, len(a))
-	for i := range a {
-		wide[i] = float64(a[i])
-	}
-	return wide
-}
-
 // transplant puts the contents of one case's tensor into another's.
 func transplant(to *Case, name string, from *Case, fromName string) {
 	for i := range to.Tensors {

@@ -34,9 +34,8 @@ func write(w io.Writer, format string, args ...any) error {
 
 // grid is a table in the making: numbers to the right, words to the left.
 type grid struct {
-	head  table.Row
-	right []bool
-	t     table.Writer
+	head table.Row
+	t    table.Writer
 }
 
 // newGrid names the columns; a name that starts with ">" is a column of numbers.
