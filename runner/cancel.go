@@ -104,6 +104,9 @@ func (s *Store) endCancelled(ctx context.Context, r *PlannedRun, q *queue, event
 		if err != nil {
 			return err
 		}
+		if l != nil {
+			defer l.rest()
+		}
 		done, err := s.committed(r)
 		if err != nil {
 			return err

@@ -171,6 +171,7 @@ func TestStatusOfOtherMachines(t *testing.T) {
 	if err != nil || l == nil {
 		t.Fatal(err)
 	}
+	l.rest() // it is not heard of any more
 	for _, c := range []struct {
 		silent time.Duration
 		says   []string

@@ -211,8 +211,8 @@ func (l *lanes) gather() error {
 // start trains what is held.
 func (l *lanes) start() error {
 	offers := l.held
-	l.held = nil
 	if !offers[0].trains() { // nothing else is started before it is committed, so it shares no process
+		l.held = nil
 		return l.w.attempt(offers[0], &lane{}, func() {})
 	}
 	n := &lane{training: len(offers)}
@@ -220,10 +220,13 @@ func (l *lanes) start() error {
 		n.trainers, l.idle = l.idle[last], l.idle[:last]
 	} else {
 		var err error
-		if n.trainers, err = l.w.openTrainers(); err != nil {
-			return err
+		if n.trainers, err = l.w.openTrainers(); classify(err) == classMemory && len(l.active) > 0 {
+			return l.wait(nil) // a lane that is in use has what this one lacks
+		} else if err != nil {
+			return err // what is held is given back
 		}
 	}
+	l.held = nil
 	if len(offers) > 1 {
 		n.group = newGroup(l.w, n.trainers, offers)
 	}

@@ -65,6 +65,7 @@ func largeStudy(t testing.TB, dir string) (string, *Store) {
 	for _, r := range q.runs[largeCommitted : largeCommitted+largeActive] {
 		l, _, err := store.take(r, identity(), &q.quiet)
 		must(err)
+		t.Cleanup(l.rest)
 		must(os.MkdirAll(l.folder(), 0o777))
 		must(os.WriteFile(filepath.Join(l.folder(), checkpointName(1, 0)), nil, 0o666))
 	}

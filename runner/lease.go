@@ -31,7 +31,8 @@ type lease struct {
 	Backend string    `json:"backend"`
 	Taken   time.Time `json:"taken_utc"`
 
-	dir string // work/<run_id>
+	dir  string // work/<run_id>
+	rest func() // ends its heartbeat, see beat
 }
 
 // identity is this process, in the terms of a lease.
@@ -45,13 +46,39 @@ func (l *lease) path() string       { return filepath.Join(l.dir, fmt.Sprintf("l
 func (l *lease) endPath() string    { return filepath.Join(l.dir, fmt.Sprintf("end-%06d", l.Attempt)) }
 func (l *lease) folder() string     { return filepath.Join(l.dir, fmt.Sprintf("%06d", l.Attempt)) }
 func (l *lease) suffix() string     { return fmt.Sprintf("%d-%d", l.Attempt, l.PID) }
-func (l *lease) heartbeat()         { now := time.Now(); os.Chtimes(l.path(), now, now) }
 func (l *lease) attempt() *int64    { return ptr(int64(l.Attempt)) }
 func (l *lease) nextExists() bool   { return exists((&lease{dir: l.dir, Attempt: l.Attempt + 1}).path()) }
 func (l *lease) here(me lease) bool { return l.Host == me.Host && l.Machine == me.Machine }
 
 // fenced says that the attempt was given up by others, or cleared away after another one committed.
 func (l *lease) fenced() bool { return l.nextExists() || exists(l.endPath()) || !exists(l.path()) }
+
+// heartbeat is how often a lease is touched.
+const heartbeat = 10 * time.Second
+
+// beat touches the lease until rest is called: from the moment that it is taken, since a run waits before it trains, for its device, for data,
+// for memory or for a slow disk, and until its end is on record.
+func (l *lease) beat() {
+	ended := make(chan struct{})
+	var beating sync.WaitGroup
+	beating.Go(func() {
+		tick := time.NewTicker(heartbeat)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				now := time.Now()
+				os.Chtimes(l.path(), now, now)
+			case <-ended:
+				return
+			}
+		}
+	})
+	l.rest = sync.OnceFunc(func() {
+		close(ended)
+		beating.Wait()
+	})
+}
 
 // silence remembers, by this process's own clock, how long a lease of another machine has not been touched.
 type silence struct {
@@ -161,7 +188,7 @@ func readAttempts(dir string) ([]attemptState, error) {
 	return list, nil
 }
 
-// take tries to lease a run. It returns nil if another living process has it, or won, or if it is too early to decide about the last failure.
+// take tries to lease a run; the lease's heart beats until endAttempt, or until whoever has no use for it calls rest. It returns nil if another living process has it, or won, or if it is too early to decide about the last failure.
 // The earlier attempts come with it.
 func (s *Store) take(r *PlannedRun, me lease, quiet *silence) (*lease, []attemptState, error) {
 	dir := s.workDir(r.ID)
@@ -208,6 +235,7 @@ func (s *Store) take(r *PlannedRun, me lease, quiet *silence) (*lease, []attempt
 	if err != nil || !won {
 		return nil, nil, err
 	}
+	l.beat()
 	return &l, earlier, nil
 }
 
@@ -235,6 +263,9 @@ func (l *lease) row(r *PlannedRun) *attemptRow {
 
 // endAttempt writes what became of an attempt, once, and its row of the table.
 func (s *Store) endAttempt(l *lease, row *attemptRow) error {
+	if l.rest != nil { // it is ours, and not that of a process that is gone
+		defer l.rest()
+	}
 	data, err := json.Marshal(row)
 	if err != nil {
 		return err

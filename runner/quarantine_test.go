@@ -90,6 +90,9 @@ func TestNothingIsDecidedBeforeTheDriverWasHeard(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if l != nil {
+			t.Cleanup(l.rest)
+		}
 		return l != nil
 	}
 	quiet := &silence{}

@@ -248,24 +248,34 @@ func (q *queue) lease(r *PlannedRun, f folder, fits func(*PlannedRun) bool) (off
 	if o.lease, o.earlier, err = q.store.take(r, q.me, &q.quiet); err != nil || o.lease == nil {
 		return offer{waiting: true}, err
 	}
-	if o.decision, err = q.store.decide(o.earlier); err != nil {
+	if needed, err := q.weigh(&o, f); err != nil || !needed {
+		o.lease.rest()
 		return offer{}, err
-	}
-	ranOut, err := q.store.ranOut(r)
-	if err != nil {
-		return offer{}, err
-	}
-	o.decision.Alone = o.decision.Alone || len(ranOut) > 0
-	if !f.committed[r.ID] { // unless it was while we took the lease
-		done, err := q.store.committed(r)
-		if err != nil {
-			return offer{}, err
-		}
-		if done {
-			return offer{}, q.store.clear(r.ID)
-		}
 	}
 	return o, nil
+}
+
+// weigh says what follows for a leased run from the earlier attempts, and whether it is still to be trained.
+func (q *queue) weigh(o *offer, f folder) (needed bool, err error) {
+	if o.decision, err = q.store.decide(o.earlier); err != nil {
+		return false, err
+	}
+	ranOut, err := q.store.ranOut(o.run)
+	if err != nil {
+		return false, err
+	}
+	o.decision.Alone = o.decision.Alone || len(ranOut) > 0
+	if f.committed[o.run.ID] { // and is to be trained again
+		return true, nil
+	}
+	done, err := q.store.committed(o.run) // while we took the lease
+	if err != nil {
+		return false, err
+	}
+	if done {
+		return false, q.store.clear(o.run.ID)
+	}
+	return true, nil
 }
 
 // keepsOff says whether a run that failed on this device is to be left to another one for a while. By the clock of this process: where no

@@ -335,6 +335,9 @@ func TestLeases(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if l != nil {
+			t.Cleanup(l.rest)
+		}
 		return l
 	}
 	gone := me

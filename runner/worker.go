@@ -174,19 +174,6 @@ func (w *worker) attempt(o offer, n *lane, trained func()) error {
 		w.events.append(happened(w.me, "decision", "%s: %s: %s", r, d.Run, d.Reason).of(failed))
 	}
 	begin, mine := time.Now(), n.clock.pass(1)
-	beating := make(chan struct{})
-	var beat sync.WaitGroup
-	beat.Go(func() {
-		for tick := time.NewTicker(10 * time.Second); ; {
-			select {
-			case <-tick.C:
-				l.heartbeat()
-			case <-beating:
-				tick.Stop()
-				return
-			}
-		}
-	})
 	row := l.row(r)
 	row.DeviceName, row.LibrarySHA, row.GitCommit = w.where.DeviceName, w.where.Library, commitOfBuild()
 	row.Threads, row.Group = ptr(int64(w.where.Threads)), n.name()
@@ -207,8 +194,6 @@ func (w *worker) attempt(o offer, n *lane, trained func()) error {
 	} else {
 		defer trained() // when the failure is on record, which may close the device
 	}
-	close(beating)
-	beat.Wait()
 	err = w.conclude(o, row, res, err)
 	row.Ended = time.Now().UTC()
 	row.WallTime = ptr(time.Since(begin).Seconds())
