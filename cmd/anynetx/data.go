@@ -39,7 +39,7 @@ func dataCommand() *cli.Command {
 					"FOLDER holds train/<class>/ and test/<class>/ (or val/<class>/) with PNG and JPEG files, or just <class>/.",
 				Flags: []cli.Flag{dataFlag(), asJSON,
 					&cli.StringFlag{Name: "name", Usage: "`NAME` of the data set (default: the folder's)"},
-					&cli.IntFlag{Name: "size", Usage: "images become `PIXELS` high and wide"},
+					&cli.IntFlag{Name: "size", Usage: "images become `PIXELS` high and wide; must be given", DefaultText: "none"},
 					&cli.IntFlag{Name: "test-percent", Value: 10, Usage: "`PERCENT` of each class set aside for test, where there is no test folder"},
 					&cli.BoolFlag{Name: "skip-bad", Usage: "leave out images that cannot be read instead of failing"}},
 				Action: dataPrepare},
