@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"math"
 	"testing"
 
 	"anynetx/anynetx"
@@ -26,6 +27,38 @@ func TestLearns(t *testing.T) {
 		}
 		if last.TestImagesSeen != 72 || last.TrainImages != 256 {
 			t.Errorf("%d test and %d training images were counted, not 72 and 256", last.TestImagesSeen, last.TrainImages)
+		}
+	})
+}
+
+// TestPreciseStatisticsAreMeans: running means over three batches are those over the same images as one batch, whatever training left. The
+// learning rate is 0, so that both have the same weights; the stem's means are of the images alone.
+func TestPreciseStatisticsAreMeans(t *testing.T) {
+	set := blobs(16, 1, 4, 96, 16)
+	backends(t, func(t *testing.T, ctx *bindings.Context) {
+		means := func(batch int) []float32 {
+			c := testConfig(tiny(t, anynetx.SimpleStemIN, 16, 4))
+			c.Recipe.Batch, c.Recipe.PreciseBNImages, c.Recipe.LearningRate = batch, 48, 0
+			trainer := newTestTrainer(t, ctx, c, load(t, ctx, set), planOptions{})
+			must(t, trainer.Initialize())
+			if r := runEpochs(t, trainer, 1)[0]; r.PreciseBNImages != 48 {
+				t.Errorf("%d images were seen", r.PreciseBNImages)
+			}
+			weights, err := trainer.Weights()
+			must(t, err)
+			for _, w := range weights.Tensors {
+				if w.Name == "stem.bn.running_mean" {
+					return w.Values
+				}
+			}
+			t.Fatal("the stem has no running mean")
+			return nil
+		}
+		three, one := means(16), means(48)
+		for i := range one {
+			if math.Abs(float64(three[i]-one[i])) > 1e-5*max(1, math.Abs(float64(one[i]))) {
+				t.Errorf("channel %d: %v over three batches, %v over one", i, three[i], one[i])
+			}
 		}
 	})
 }

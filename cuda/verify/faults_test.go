@@ -176,6 +176,36 @@ func TestMemoryRunsOut(t *testing.T) {
 	t.Logf("%d bytes are enough", enough)
 }
 
+// TestMemoryIsFreedBehindItsWork: what is closed while the device still has work on it waits for that; on the harness, where work is done as
+// late as can be, it would be done on memory that is gone.
+func TestMemoryIsFreedBehindItsWork(t *testing.T) {
+	ctx := open(t, backend())
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	buffer, err := ctx.NewBuffer(4096)
+	must(err)
+	waits := func() { must(buffer.Read(0, make([]byte, 64))) }
+	zeroed, err := ctx.NewBuffer(1 << 20)
+	must(err)
+	zeroed.Close()
+	waits()
+	mean := bindings.NewOp(bindings.GapFwd)
+	mean.N, mean.H, mean.W, mean.C, mean.In[0], mean.Out[0] = 1, 1, 2, 1, 0, 1
+	map2 := bindings.Tensor{Layout: bindings.Activation, N: 1, H: 1, W: 2, C: 1}
+	program, err := ctx.NewProgram(bindings.ProgramDesc{Tensors: []bindings.Tensor{map2, {Layout: bindings.Activation, N: 1, H: 1, W: 1, C: 1, Offset: 1024}},
+		Ops: []bindings.Op{mean}, Slots: 1}, []*bindings.Buffer{buffer})
+	must(err)
+	for range 2 { // the first run waits, to look for faults
+		must(program.Run([]float64{0})) // which it writes into memory of its own
+	}
+	program.Close()
+	waits()
+}
+
 // TestDivergence: a training that diverges says so, and counts values that are not finite on the device.
 func TestDivergence(t *testing.T) {
 	trainer, err := smallTrainer(open(t, backend()), networks(t)[2], 1e6)
