@@ -48,6 +48,8 @@ type State struct {
 	UsedJ   float64 // energy since the watch began: by the device's counter, else its power times the time
 	Suspect bool    // a call has not returned
 	Lost    bool
+
+	reports nvml.EventSet // that the driver was asked to put the device's reports into
 }
 
 // caller is a goroutine that calls the driver.
@@ -103,6 +105,18 @@ func (m *Monitor) questions() []*question {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.open)
+}
+
+// audible are those of them that waiting for a set of reports answers: not those of a device whose reports the driver was not asked for yet.
+func (m *Monitor) audible(list []*question, set nvml.EventSet) (some []*question) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, q := range list {
+		if s := m.states[q.device]; s == nil || s.Lost || s.reports == set {
+			some = append(some, q)
+		}
+	}
+	return some
 }
 
 // answer emits what has been answered; the caller holds mu.
@@ -309,6 +323,7 @@ func (m *Monitor) listen(devices []Device, c *caller) {
 			if len(open) > 0 {
 				patience /= 10
 			}
+			open = m.audible(open, set)
 			calling("nvmlEventSetWait")
 			e, r = set.Wait(uint32(patience / time.Millisecond))
 			calling("")
@@ -361,6 +376,9 @@ func (m *Monitor) register(r *reader, before nvml.EventSet) nvml.EventSet {
 			return r.d.whole.RegisterEvents(types&(nvml.EventTypeXidCriticalError|nvml.EventTypeDoubleBitEccError), set)
 		})
 	}
+	m.mu.Lock()
+	m.states[r.d.UUID].reports = set
+	m.mu.Unlock()
 	return set
 }
 

@@ -242,12 +242,17 @@ func testAsk(t *testing.T, library string) {
 	}
 	n, driver, devices := open(t)
 	defer n.Close()
+	driver.Set(2, "hang", 1) // the first question comes before the driver can be asked for the device's reports
 	m := n.Watch(devices, quick)
 	defer m.Close()
 	for i := range 20 {
 		driver.XID(2, int64(100+i))
 		begin := time.Now()
 		m.Ask(devices[2].UUID)
+		if i == 0 {
+			time.Sleep(300 * time.Millisecond)
+			driver.Set(2, "hang", 0)
+		}
 		if e := next(t, m); e.Kind != XID || e.XID != int64(100+i) {
 			t.Errorf("question %d: before the answer came %+v", i, e)
 		}
