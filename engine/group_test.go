@@ -107,6 +107,11 @@ func TestGroup(t *testing.T) {
 			note := func() {
 				for s := range g.programs {
 					together[s.mode] = true
+					for o := range g.programs {
+						if s != o && s.mode == o.mode && s.first < o.end && o.first < s.end {
+							t.Errorf("programs %v and %v have one place, for which there is memory once", s, o)
+						}
+					}
 				}
 			}
 			got := train(t, g.Trainers(), g.Step, func(ended []*Trainer) ([]EpochResult, []error) {

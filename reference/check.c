@@ -362,12 +362,14 @@ static const rule rules[ANX_OP_KINDS] = {
 
 static uint64_t memory_of(const anx_tensor *t) { return elements(t) * element_bytes[t->dtype]; }
 
-/* Of several models' tensors with one stride it is the places within the stride that must not meet. */
+/* Of several models' tensors with one stride it is the places within the stride that must not meet; else all that the models take. */
 static int overlap(const check *k, int32_t a, int32_t b) {
   const anx_tensor *x = &k->tensors[a], *y = &k->tensors[b];
-  const uint64_t within = k->op->models > 1 && x->stride == y->stride && x->stride ? x->stride : UINT64_MAX;
+  const int together = k->op->models > 1 && x->stride == y->stride && x->stride;
+  const uint64_t within = together ? x->stride : UINT64_MAX, others = together ? 0 : (uint64_t)(k->op->models - 1);
   if (x->buffer != y->buffer) return 0;
-  return x->offset % within < y->offset % within + memory_of(y) && y->offset % within < x->offset % within + memory_of(x);
+  return x->offset % within < y->offset % within + others * y->stride + memory_of(y) &&
+         y->offset % within < x->offset % within + others * x->stride + memory_of(x);
 }
 
 /* Where the tensors of an op of several models lie, model after model. */

@@ -192,6 +192,10 @@ func TestMalformedModelsAreRefused(t *testing.T) {
 			{"an output on another model's input", 1 << 20, func(d *bindings.ProgramDesc) {
 				d.Tensors[d.Ops[0].Out[0]].Offset = d.Tensors[d.Ops[0].In[0]].Offset + d.Tensors[0].Stride
 			}, "overlaps"},
+			{"an output of another model on an input of all", 1 << 20, func(d *bindings.ProgramDesc) {
+				shared := &d.Tensors[d.Ops[0].In[0]]
+				shared.Stride, shared.Offset = 0, d.Tensors[d.Ops[0].Out[0]].Offset+d.Tensors[0].Stride
+			}, "overlaps"},
 			{"too many models", 1 << 20, func(d *bindings.ProgramDesc) { d.Ops[0].Models = 1 << 30 }, "models"},
 			{"a slot short", 1 << 20, func(d *bindings.ProgramDesc) { d.Slots-- }, "slot"},
 		} {
