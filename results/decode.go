@@ -32,6 +32,15 @@ func decode(t *Table, data []byte) (c *columns, meta map[string]string, err erro
 	for i, k := range kv.Keys() {
 		meta[k] = kv.Values()[i]
 	}
+	version, err := strconv.Atoi(meta[MetaSchemaVersion])
+	switch newest := Tables().Version; {
+	case err != nil || version < 1:
+		return nil, nil, fmt.Errorf("it has schema version %q, which no program writes", meta[MetaSchemaVersion])
+	case version > newest:
+		return nil, nil, newerError(version)
+	}
+	now := t
+	t = t.at(version)
 	if err := check(t, r, meta); err != nil {
 		return nil, nil, err
 	}
@@ -54,7 +63,14 @@ func decode(t *Table, data []byte) (c *columns, meta map[string]string, err erro
 	if got := c.sha256(); got != meta[MetaSHA256] {
 		return nil, nil, fmt.Errorf("its values have SHA-256 %s, the footer says %q: the file is damaged", got, meta[MetaSHA256])
 	}
-	return c, meta, nil
+	return c.as(now), meta, nil
+}
+
+// newerError is the version of the schema of a file that a later program wrote.
+type newerError int
+
+func (e newerError) Error() string {
+	return fmt.Sprintf("it has schema version %d, this program reads up to %d: use the program that wrote it, or a later one", int(e), Tables().Version)
 }
 
 var magic = []byte("PAR1")
@@ -75,11 +91,8 @@ func open(data []byte) (*file.Reader, error) {
 	return file.NewParquetReader(bytes.NewReader(data), file.WithReadProps(props))
 }
 
-// check compares the footer with the schema and the bounds.
+// check compares the footer with the schema of its version and the bounds.
 func check(t *Table, r *file.Reader, meta map[string]string) error {
-	if v := meta[MetaSchemaVersion]; v != strconv.Itoa(Tables().Version) {
-		return fmt.Errorf("it has schema version %q, this program reads %d: use the program that wrote it", v, Tables().Version)
-	}
 	if name := meta[MetaTable]; name != t.Name {
 		return fmt.Errorf("it holds table %q, not %q", name, t.Name)
 	}

@@ -231,6 +231,9 @@ func readFile(t *Table, path string) (*columns, map[string]string, error) {
 	if err == nil {
 		err = checkPlace(t, path, c)
 	}
+	if errors.As(err, new(newerError)) {
+		return nil, nil, fmt.Errorf("%s cannot be read: %w", path, err)
+	}
 	if err != nil {
 		return nil, nil, &DamagedError{path, err}
 	}

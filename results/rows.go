@@ -38,6 +38,21 @@ func newColumns(t *Table, rows int) *columns {
 	return c
 }
 
+// as is the rows in a later version of their table: columns that have come since hold NULL.
+func (c *columns) as(t *Table) *columns {
+	if len(t.Columns) == len(c.table.Columns) {
+		c.table = t
+		return c
+	}
+	now := newColumns(t, c.rows)
+	for i, col := range t.Columns {
+		if old := c.table.column(col.Name); old >= 0 {
+			now.data[i] = c.data[old]
+		}
+	}
+	return now
+}
+
 func (c *column) allocate(t Type, rows int) {
 	c.valid = make([]bool, rows)
 	switch t {

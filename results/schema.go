@@ -39,6 +39,7 @@ type Column struct {
 	Type        Type   `yaml:"type"`
 	Unit        string `yaml:"unit"`
 	Nullable    bool   `yaml:"nullable"`
+	Since       int    `yaml:"since"` // the first version of the schema that has it; 0: all
 	Description string `yaml:"description"`
 }
 
@@ -104,6 +105,9 @@ func parseSchema(text []byte) (*Schema, error) {
 			if !slices.Contains([]Type{Int64, Int32, Float64, String, Bool, Timestamp}, c.Type) {
 				return nil, fmt.Errorf("schema.yaml: table %s: column %s: type %q is not known", t.Name, c.Name, c.Type)
 			}
+			if c.Since < 0 || c.Since > s.Version || c.Since > 0 && !c.Nullable {
+				return nil, fmt.Errorf("schema.yaml: table %s: column %s: since is %d, must be a version up to %d, of a nullable column", t.Name, c.Name, c.Since, s.Version)
+			}
 		}
 		for _, k := range t.Key {
 			if c, ok := seen[k]; !ok || c.Nullable {
@@ -125,6 +129,13 @@ func (s *Schema) Table(name string) (*Table, error) {
 		}
 	}
 	return nil, fmt.Errorf("there is no table %q in schema.yaml", name)
+}
+
+// at is the table as it was in a version of the schema.
+func (t *Table) at(version int) *Table {
+	old := *t
+	old.Columns = slices.DeleteFunc(slices.Clone(t.Columns), func(c Column) bool { return c.Since > version })
+	return &old
 }
 
 func (t *Table) column(name string) int {

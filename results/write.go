@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 )
 
 // ErrExists marks the refusal to change a committed file.
@@ -57,7 +58,7 @@ func commitSteps(path string, c *columns, meta map[string]string, replace bool, 
 	}
 	if !replace {
 		if old, err := os.ReadFile(path); err == nil {
-			return same(path, old, data)
+			return same(path, old, data, c)
 		}
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
@@ -72,7 +73,7 @@ func commitSteps(path string, c *columns, meta map[string]string, replace bool, 
 		return fmt.Errorf("cannot write %s: what was read back differs from what was written (%w): check the disk", path, err)
 	}
 	step("publish " + path)
-	if err := publish(temporary, path, data, replace); err != nil {
+	if err := publish(temporary, path, data, c, replace); err != nil {
 		return err
 	}
 	step("sync " + path)
@@ -121,14 +122,14 @@ func verify(temporary string, data []byte, c *columns) error {
 
 // publish gives the file its name. A hard link refuses to replace a file that another process committed in the meantime; a file system
 // without links gets a look and a rename.
-func publish(temporary, path string, data []byte, replace bool) error {
+func publish(temporary, path string, data []byte, c *columns, replace bool) error {
 	if !replace {
 		err := os.Link(temporary, path)
 		if err == nil {
 			return nil
 		}
 		if old, e := os.ReadFile(path); e == nil {
-			return same(path, old, data)
+			return same(path, old, data, c)
 		} else if !errors.Is(e, fs.ErrNotExist) {
 			return fmt.Errorf("cannot write %s: %w", path, e)
 		}
@@ -139,8 +140,12 @@ func publish(temporary, path string, data []byte, replace bool) error {
 	return nil
 }
 
-func same(path string, old, data []byte) error {
+// same is an error unless the file that is there holds what was to be written, in the same bytes or in an earlier version of the schema.
+func same(path string, old, data []byte, c *columns) error {
 	if bytes.Equal(old, data) {
+		return nil
+	}
+	if there, meta, err := decode(c.table, old); err == nil && meta[MetaSchemaVersion] != strconv.Itoa(Tables().Version) && there.sha256() == c.sha256() {
 		return nil
 	}
 	return fmt.Errorf("cannot write %s: %w (%d bytes there, %d to write); a committed result is never changed: move it away if it is wrong",

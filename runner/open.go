@@ -59,7 +59,7 @@ func openLocked(study *Study, locks *folderLocks, describe Describe) (*Store, er
 			return nil, err
 		}
 		if old.Plan.StudySHA256 == study.digest {
-			return old, nil // nothing is sampled and no data set is read for a plain resume
+			return old, old.makeFolders() // nothing is sampled and no data set is read for a plain resume
 		}
 	}
 	release, alone, err := locks.alone()

@@ -65,12 +65,20 @@ func newStore(dir string, p *Plan) *Store {
 	return &Store{Dir: dir, Plan: p, policy: p.policy(), devices: deviceLog{folder: filepath.Join(dir, "work", "devices")}, known: map[string]bool{}, parts: map[string]part{}, indexed: map[string]indexEntry{}}
 }
 
-// create writes the folder's description; the plan comes last and makes it one that OpenStore opens.
-func (s *Store) create(study *Study, counts map[string]int) error {
+// makeFolders makes those of a study folder that are not there, as in a copy that was made without them.
+func (s *Store) makeFolders() error {
 	for _, dir := range []string{"runs", "epochs", "attempts", "events", "telemetry", "weights", "work/journals"} {
 		if err := os.MkdirAll(filepath.Join(s.Dir, dir), 0o777); err != nil {
 			return diskError(err)
 		}
+	}
+	return nil
+}
+
+// create writes the folder's description; the plan comes last and makes it one that OpenStore opens.
+func (s *Store) create(study *Study, counts map[string]int) error {
+	if err := s.makeFolders(); err != nil {
+		return err
 	}
 	if err := results.Replace(filepath.Join(s.Dir, "architectures.parquet"), "architectures", s.Plan.architectureRows(), s.metadata()); err != nil {
 		return diskError(err)

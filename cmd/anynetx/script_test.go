@@ -32,6 +32,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("ANX_LIBRARY_DIR", libraries)
+			e.Setenv("SCHEMA_1", filepath.Join(libraries, "..", "..", "results", "testdata", "schema-1"))
 			e.Setenv("FAKE_NVML_DIR", filepath.Join(libraries, "..", "fake-nvml", "new"))
 			return nil
 		},
