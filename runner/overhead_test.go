@@ -42,8 +42,9 @@ func writeUsage(path string) {
 }
 
 // What scheduling costs: trainings that only wait for half a second, on 8 GPUs that a fake driver shows, everything else real: leases,
-// checkpoints' folders, Parquet with fsync. ANX_SCHEDULER_RUNS=2000 (make bench-scheduler) is the whole of it; the promises are judged there
-// only, since they are for a machine that does nothing else. Two runs do not fit on a GPU, so that a slot is a GPU.
+// checkpoints' folders, Parquet with fsync. ANX_SCHEDULER_RUNS=2000 (make bench-scheduler) is the whole of it, for a machine that does nothing
+// else; elsewhere only what it takes of the processor is judged, more generously: that hardly depends on what others do. Two runs do not fit on a
+// GPU, so that a slot is a GPU.
 func TestSchedulerOverhead(t *testing.T) {
 	const gpus, step = 8, 50 * time.Millisecond
 	runs := 160
@@ -94,7 +95,7 @@ func TestSchedulerOverhead(t *testing.T) {
 	perRun := 1000 * (u.Seconds - few.Seconds) / float64(runs-gpus)
 	t.Logf("%d runs of %.3f s on %d GPUs: %.1f %% of the slots' time in training, %.2f ms of the coordinator's processor a run (%.2f s to start, for the first 8 and to end), peak %d MB",
 		runs, trained/float64(runs), gpus, 100*occupancy, perRun, few.Seconds, u.PeakBytes/1e6)
-	most := 10.0
+	most := 3.0
 	if whole {
 		most = 1
 	}
