@@ -79,13 +79,17 @@ func (m *model) refresh() error {
 			}
 			continue
 		}
-		if _, known := m.rows[r.ID]; known {
+		before, known := m.rows[r.ID]
+		if known && before.Status == statusDone {
 			continue
 		}
 		if index == nil {
 			index = m.store.index()
 		}
 		e, ok := index[r.ID]
+		if known && e.Status != statusDone { // it has failed, and was not tried again since
+			continue
+		}
 		if !ok || e.Status != statusDone { // what the index says of a failure may be out of date
 			row, err := m.queue.row(r)
 			if err != nil {

@@ -45,6 +45,24 @@ func TestRetry(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		watcher := NewWatcher(dir) // of which nobody asks anything while the runs are tried again
+		look := func(when string, want int) {
+			t.Helper()
+			v, err := watcher.Look()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := 0
+			for _, r := range v.Results {
+				if r.Task == "first" || r.Task == "tuned" { // the others go by the ranking of these
+					got++
+				}
+			}
+			if got != want {
+				t.Errorf("%s: %d results, want %d", when, got, want)
+			}
+		}
+		look("failed", 0)
 		done, err := Retry(dir, RetryOptions{Classes: []string{"oom"}})
 		if err != nil || len(done.Runs) != 6+4 {
 			t.Fatalf("%d runs are open again, want 10 (%v)", len(done.Runs), err)
@@ -62,6 +80,7 @@ func TestRetry(t *testing.T) {
 		if !compacted {
 			sameBytes(t, want, dir)
 		}
+		look("tried again", 4+4)
 		tidy(t, dir, faultRuns)
 		after, err := results.ReadTable[attemptRow](dir, "attempts")
 		if err != nil || len(after) != len(before)+faultRuns {

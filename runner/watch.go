@@ -98,11 +98,11 @@ func (w *Watcher) Look() (*View, error) {
 	}
 	for _, r := range w.queue.runs {
 		e, ok := w.model.rows[r.ID]
-		if !ok || w.known[r.ID] {
+		if !ok || e.Status != statusDone || w.known[r.ID] { // what has failed may be tried again
 			continue
 		}
 		w.known[r.ID] = true
-		if r.Replicate == 0 && e.Status == statusDone && e.TestTop1 != nil {
+		if r.Replicate == 0 && e.TestTop1 != nil {
 			w.results = append(w.results, RunResult{r.Task.Name, r.Member.ID, *e.TestTop1})
 		}
 	}
