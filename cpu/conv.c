@@ -4,6 +4,7 @@
 #define TILE_FLOATS (192 * 1024)   /* 768 KB: both tiles of a slice stay in a 1 MB second level cache */
 #define WEIGHT_PIXELS 256         /* between sums of lanes; 72 were 14 to 40 % slower, 512 no faster */
 #define POINTWISE_FLOATS (128 * 1024)
+#define BUNDLE 8192               /* multiply-adds of vectors in a task */
 #define SECTIONS 4                /* at most; threads up to so many find whole ones */
 
 static int least(int a, int b) { return a < b ? a : b; }
@@ -128,7 +129,7 @@ static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
   if (narrow(p, op)) {
     p->narrow = p->blocks = p->row_slices = p->sections = 1;
     p->slices = p->blocks_total;
-    p->a_floats = (size_t)(2 * p->go * op->q + p->taps * p->gi * p->go + 3) * ANX_IMAGES;
+    p->a_floats = (size_t)(2 * p->go * op->p + p->taps * p->gi * p->go + 3) * ANX_IMAGES;
     p->d_k = (size_t)((op->p + 1) * least(op->q, ANX_STRIP)) * ANX_IMAGES;
     return;
   }
@@ -184,12 +185,20 @@ void anx_combine_sums(double *out, const double *partial, int slices, int channe
   }
 }
 
+/* Finding its place costs a task as much as some hundred multiply-adds: several small groups are one, if enough tasks are left for the threads. */
+static int bundles(const anx_conv_plan *p, int sheets, int threads) {
+  const int64_t each = (int64_t)p->pixels / p->slices * p->taps * p->gi * p->go, wanted = divide_up(16 * threads, sheets * p->slices);
+  const int fit = (int)((each * p->groups + BUNDLE - 1) / BUNDLE);
+  return least(p->groups, most(fit, (int)wanted));
+}
+
 anx_conv_parts anx_conv_split(const anx_conv_plan *p, const anx_op *op, int sheets, int threads, int need_dx) {
-  anx_conv_parts s = {.parts = 1};
+  anx_conv_parts s = {.parts = 1, .bundles = p->groups};
   const int outputs = op->kind == ANX_CONV_BWD ? p->gi : p->go, whole = sheets * p->sections * p->groups, slices = sheets * p->slices * p->groups;
   s.fused = op->kind == ANX_CONV_BWD && 4 * whole >= 3 * threads * divide_up(whole, threads); /* threads are idle for a quarter at most */
+  if (s.fused || op->kind == ANX_CONV_FWD) s.bundles = bundles(p, sheets, threads);
   if (s.fused) {
-    s.tasks = whole / sheets;
+    s.tasks = s.bundles * p->sections;
     return s;
   }
   if (threads > 1 && slices < 2 * threads) s.parts = least(divide_up(2 * threads, slices), divide_up(outputs, 6));
@@ -197,7 +206,7 @@ anx_conv_parts anx_conv_split(const anx_conv_plan *p, const anx_op *op, int shee
     s.weight_parts = least(divide_up(2 * threads, whole), divide_up(p->go, 6));
     s.tasks = (whole * s.weight_parts + (need_dx ? slices * s.parts : 0)) / sheets;
   } else {
-    s.tasks = slices * s.parts / sheets;
+    s.tasks = p->slices * s.bundles * s.parts;
   }
   return s;
 }

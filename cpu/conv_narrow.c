@@ -8,17 +8,17 @@
  * What the next slice reads is fetched on the way.
  *
  * An output's additions go from the first filter row to the last, in a row from channel to channel; the sums of a batch norm have one accumulator a
- *   column; strips of the weight gradient are as wide everywhere. So bits do not depend on KB and PB, which differ between instruction sets.
+ *   row, which goes from column to column; strips of the weight gradient are as wide everywhere. So bits do not depend on KB and PB, which differ
+ *   between instruction sets.
  * bf16 is only stored here: the arithmetic is fp32's, since pairs of channels would have to be made of what is in registers.
  *
  * Percent of the FMA peak on a Zen 5 (262 GFLOP/s of one core), batch 16, machine quiet; forward / both gradients / weight gradient alone:
  *       28 px, 128 channels    14 px, 256 channels    7 px, 512 channels
- *   g 1 62 / 42 / 37           55 / 41 / 42           42 / 36 / 35
- *   g 2 75 / 54 / 56           69 / 54 / 62           67 / 56 / 59
- *   g 3 81 / 59 / 64           79 / 64 / 69           72 / 61 / 68
- *   g 4 85 / 65 / 68           83 / 71 / 76           79 / 69 / 75
- * Forward at g = 2 and 14 or 7 px swings around its gate of 70 (66 to 72, 63 to 70) with how much of the third level cache neighbours leave: with
- *   channels that fit the second level it is 75 and 68 to 73. The strips take 86 % of the time at 7 px, sums, lanes and calls 9 %.
+ *   g 1 69 / 42 / 36           64 / 42 / 42           58 / 41 / 41
+ *   g 2 80 / 54 / 57           75 / 55 / 60           76 / 58 / 60
+ *   g 3 82 / 59 / 65           79 / 64 / 69           76 / 58 / 68
+ *   g 4 86 / 65 / 70           86 / 69 / 74           82 / 67 / 72
+ * Without the sums of a batch norm forward at g = 2 and 7 px is 4 points faster, with channels that fit the second level cache 5.
  * Loads bound the weight gradient: where each multiply-add read D from memory, and G and Y of the next slice were fetched, it reached 52 at g = 2 and
  *   14 px, where this reaches 61.
  */
@@ -35,7 +35,7 @@ typedef struct narrow_map {
   stored *out;               /* Y or the gradient of X */
   size_t channel;            /* stride of channels */
   ptrdiff_t ahead;           /* from here to what the next slice reads */
-  float *sums;               /* [KB][2][columns][16], or null */
+  float *sums;               /* [KB][2][rows][16], or null */
   float *d, *lanes;          /* weight gradient: D of a strip, [channels][rows][PB][16]; its sums [channels][9][channels][16] */
   int channels, rows, columns, stream, first; /* first: of the slices */
 } narrow_map;
@@ -86,14 +86,16 @@ AI void narrow_gradient(const narrow_map *m, vf *v, size_t at, int k, int left, 
   if (!right) v[PB + 1] = narrow_d(v[PB + 1], y + 16 * PB, al, be, de);
 }
 
-/* Adds what a row of the input contributes through rows FROM..TO-1 of the filter to a: [3 rows of outputs][KB][PB]. BACK: of D, filter turned. */
-AI void narrow_row(const narrow_map *m, vf *a, const stored *x, size_t at, int left, int right, const int FROM, const int TO, const int KB, const int PB, const int BACK) {
+/* Adds what a row of the input contributes through rows FROM..TO-1 of the filter to a: [3 rows of outputs][KB][PB]. BACK: of D, filter turned.
+ * The output that is complete then comes first, since it is waited for. */
+AI void narrow_row(const narrow_map *m, vf *a, const stored *x, size_t at, int left, int right, const int FROM, const int TO, const int KB, const int PB,
+                   const int BACK) {
   for (int c = 0; c < KB; c++, x += m->channel, at += m->channel) {
     vf v[9]; /* PB + 2 of them; a constant size: the compiler keeps other arrays in memory */
     if (BACK) narrow_gradient(m, v, at, c, left, right, PB);
     else narrow_input(m, v, x, c, left, right, PB);
     const float *w = BACK ? m->w + 9 * KB * c : m->w + c;
-    UNROLL for (int r = FROM; r < TO; r++) {
+    UNROLL for (int r = TO - 1; r >= FROM; r--) {
       UNROLL for (int i = 0; i < 3; i++) {
         UNROLL for (int k = 0; k < KB; k++) {
           const vf b = vset(BACK ? w[(8 - r * 3 - i) * KB + k] : w[(k * 9 + r * 3 + i) * KB]);
@@ -105,8 +107,8 @@ AI void narrow_row(const narrow_map *m, vf *a, const stored *x, size_t at, int l
   }
 }
 
-/* A row of outputs is complete. */
-AI void narrow_emit(const narrow_map *m, vf *a, stored *out, size_t at, float *sums, const int KB, const int PB, const int BACK) {
+/* A row of outputs is complete. sum: where its sums are, from the strips before this one; with left there are none. */
+AI void narrow_emit(const narrow_map *m, vf *a, stored *out, size_t at, size_t sum, int left, const int KB, const int PB, const int BACK) {
   UNROLL for (int k = 0; k < KB; k++, out += m->channel, at += m->channel) {
     vf *ak = a + k * PB;
     if (!BACK && m->bias) {
@@ -118,20 +120,26 @@ AI void narrow_emit(const narrow_map *m, vf *a, stored *out, size_t at, float *s
     }
     if (BACK && m->mean) {
       const vf s = vset(m->s[k]), t = vset(m->t[k]), mean = vset(m->mean[k]);
-      float *s1 = sums + (size_t)(2 * k * m->columns) * 16, *s2 = s1 + (size_t)m->columns * 16;
+      float *to1 = m->sums + sum + (size_t)(2 * k * m->rows) * 16, *to2 = to1 + (size_t)m->rows * 16;
+      vf s1 = left ? vzero() : vload(to1), s2 = left ? vzero() : vload(to2);
       UNROLL for (int p = 0; p < PB; p++) {
         const vf x = aload(m->x + at + 16 * p);
         __builtin_prefetch(m->x + at + 16 * p + m->ahead, 0, 2);
         ak[p] = vkeep_gt(ak[p], vaffine(s, x, t), vzero());
-        vstore(s1 + 16 * p, vload(s1 + 16 * p) + ak[p]);
-        vstore(s2 + 16 * p, vfma(ak[p], x - mean, vload(s2 + 16 * p)));
+        s1 = s1 + ak[p];
+        s2 = vfma(ak[p], x - mean, s2);
       }
-    } else if (!BACK && sums) {
-      float *s1 = sums + (size_t)(2 * k * m->columns) * 16, *s2 = s1 + (size_t)m->columns * 16;
+      vstore(to1, s1);
+      vstore(to2, s2);
+    } else if (!BACK && m->sums) {
+      float *to1 = m->sums + sum + (size_t)(2 * k * m->rows) * 16, *to2 = to1 + (size_t)m->rows * 16;
+      vf s1 = left ? vzero() : vload(to1), s2 = left ? vzero() : vload(to2);
       UNROLL for (int p = 0; p < PB; p++) {
-        vstore(s1 + 16 * p, vload(s1 + 16 * p) + ak[p]);
-        vstore(s2 + 16 * p, vfma(ak[p], ak[p], vload(s2 + 16 * p)));
+        s1 = s1 + ak[p];
+        s2 = vfma(ak[p], ak[p], s2);
       }
+      vstore(to1, s1);
+      vstore(to2, s2);
     }
     if (m->stream) {
       UNROLL for (int p = 0; p < PB; p++) awrite(out + 16 * p, ak[p], 1);
@@ -155,23 +163,22 @@ AI void narrow_body(const narrow_map *given, int column, const int KB, const int
   const int left = column == 0, right = column + PB == m->columns;
   const size_t row = (size_t)m->columns * 16;
   for (int l = 0; l < 16; l += VL) {
-    size_t at = (size_t)column * 16 + (size_t)l;
+    size_t at = (size_t)column * 16 + (size_t)l, sum = (size_t)l;
     const stored *x = m->x + at;
     stored *out = m->out + at;
-    float *sums = m->sums ? m->sums + at : NULL;
     vf a[24];
     UNROLL for (int i = 0; i < 3 * KB * PB; i++) a[i] = vzero();
     narrow_row(m, a, x, at, left, right, 0, 2, KB, PB, BACK);
     narrow_move(a, KB * PB);
-    for (int h = 1; h + 1 < m->rows; h++, at += row, out += row) {
+    for (int h = 1; h + 1 < m->rows; h++, at += row, out += row, sum += 16) {
       x += row;
       narrow_row(m, a, x, at + row, left, right, 0, 3, KB, PB, BACK);
-      narrow_emit(m, a, out, at, sums, KB, PB, BACK);
+      narrow_emit(m, a, out, at, sum, left, KB, PB, BACK);
       narrow_move(a, KB * PB);
     }
     narrow_row(m, a, x + row, at + row, left, right, 1, 3, KB, PB, BACK);
-    narrow_emit(m, a, out, at, sums, KB, PB, BACK);
-    narrow_emit(m, a + KB * PB, out + row, at + row, sums, KB, PB, BACK);
+    narrow_emit(m, a, out, at, sum, left, KB, PB, BACK);
+    narrow_emit(m, a + KB * PB, out + row, at + row, sum + 16, left, KB, PB, BACK);
   }
 }
 
@@ -186,7 +193,6 @@ static const narrow_fn narrow_table[ANX_NARROW + 1][8][2] = {NARROW_ALL(NARROW_N
 
 /* All strips, as equal as possible; partial: the sums of the slice. */
 static void narrow_strips(const narrow_map *m, int back, double *partial) {
-  if (m->sums) memset(m->sums, 0, (size_t)(2 * m->channels * m->columns) * 16 * sizeof(float));
   const int most = narrow_width[m->channels], strips = (m->columns + most - 1) / most, width = m->columns / strips, wider = m->columns % strips;
   for (int i = 0, column = 0; i < strips; i++) {
     const int n = width + (i < wider);
@@ -197,10 +203,10 @@ static void narrow_strips(const narrow_map *m, int back, double *partial) {
   float sums[2 * ANX_NARROW * 16] __attribute__((aligned(64)));
   for (int i = 0; i < 2 * m->channels; i++) {
     for (int l = 0; l < 16; l += VL) {
-      const float *at = m->sums + (size_t)(i * m->columns) * 16 + l;
+      const float *at = m->sums + (size_t)(i * m->rows) * 16 + l;
       vf even = vload(at), odd = vzero(); /* two chains, half as long */
-      for (int w = 1; w < m->columns; w += 2) odd = odd + vload(at + 16 * w);
-      for (int w = 2; w < m->columns; w += 2) even = even + vload(at + 16 * w);
+      for (int h = 1; h < m->rows; h += 2) odd = odd + vload(at + 16 * h);
+      for (int h = 2; h < m->rows; h += 2) even = even + vload(at + 16 * h);
       const vf sum = even + odd;
       vstore(sums + 16 * i + l, sum);
     }
@@ -273,7 +279,10 @@ AI void weights_body(const narrow_map *given, int column, int columns, int k, co
       UNROLL for (int i = 0; i < 9 * KB; i++) a[i] = vzero();
       for (int h = 0; h < m->rows; h++, x += row, d += d_row) {
         for (int i = h ? h + 1 : 0; !c && i <= h + 1 && i < m->rows; i++) {
-          for (int j = 0; j < KB; j++) weights_make(m, m->d + l + (size_t)j * d_k + (size_t)(i + 1) * d_row, (size_t)(k + j) * m->channel + at + (size_t)i * row, k + j, columns);
+          for (int j = 0; j < KB; j++) {
+            float *to = m->d + l + (size_t)j * d_k + (size_t)(i + 1) * d_row;
+            weights_make(m, to, (size_t)(k + j) * m->channel + at + (size_t)i * row, k + j, columns);
+          }
         }
         if (h == 0) weights_row(m, a, x, d, d_k, c, columns, left, right, 0, 2, KB);
         else if (h + 1 < m->rows) weights_row(m, a, x, d, d_k, c, columns, left, right, 0, 3, KB);
@@ -311,19 +320,27 @@ static void narrow_weights(const narrow_map *m, float *dw) {
   memcpy(dw, sum, (size_t)n * sizeof *dw);
 }
 
-/* What both directions share. */
-static narrow_map narrow_map_of(const anx_call *call, const anx_share *share, float *scratch, const void *x, const float *s, const float *t, void *out,
-                                const float *w) {
+/* What both directions share. Field by field: a structure that is copied as vectors waits until all stores of the group before have left. */
+static void narrow_begin(narrow_map *m, const anx_call *call, const anx_share *share, float *scratch, const void *x, const float *s, const float *t,
+                         void *out, const float *w) {
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
   const size_t first = (size_t)share->group * (size_t)p->gi, map = (size_t)op->h * (size_t)op->w * 16, at = first * p->x_c + (size_t)share->slice * map;
-  narrow_map m = {.x = (const stored *)x + at, .w = w + first * (size_t)p->taps * (size_t)p->gi, .out = out ? (stored *)out + at : NULL, .channel = p->x_c,
-                  .channels = p->gi, .rows = op->h, .columns = op->w, .first = share->first, .stream = anx_streams(call->images, op->h, op->w, op->c),
-                  .lanes = scratch + 32 * p->gi * op->w, .d = scratch + p->a_floats};
-  if (s) m.s = s + first, m.t = t + first;
+  memset(m, 0, sizeof *m);
+  m->x = (const stored *)x + at;
+  m->w = w + first * (size_t)p->taps * (size_t)p->gi;
+  if (out) m->out = (stored *)out + at;
+  if (s) m->s = s + first, m->t = t + first;
+  m->channel = p->x_c;
+  m->channels = p->gi;
+  m->rows = op->h;
+  m->columns = op->w;
+  m->first = share->first;
+  m->stream = anx_streams(call->images, op->h, op->w, op->c);
+  m->lanes = scratch + 32 * p->gi * op->h;
+  m->d = scratch + p->a_floats;
   if (share->next == call) /* in another sheet, each tensor's next slice is elsewhere */
-    m.ahead = (ptrdiff_t)(share->next_group - share->group) * p->gi * (ptrdiff_t)p->x_c + (ptrdiff_t)(share->next_slice - share->slice) * (ptrdiff_t)map;
-  return m;
+    m->ahead = (ptrdiff_t)(share->next_group - share->group) * p->gi * (ptrdiff_t)p->x_c + (ptrdiff_t)(share->next_slice - share->slice) * (ptrdiff_t)map;
 }
 
 static double *partial_of(const anx_call *call, const anx_share *share) {
@@ -331,7 +348,8 @@ static double *partial_of(const anx_call *call, const anx_share *share) {
 }
 
 void FN(anx_narrow_forward)(const anx_call *call, const anx_share *share, float *scratch) {
-  narrow_map m = narrow_map_of(call, share, scratch, call->in[FWD_X], call->in[FWD_S], call->in[FWD_T], call->out[FWD_Y], call->in[FWD_W]);
+  narrow_map m;
+  narrow_begin(&m, call, share, scratch, call->in[FWD_X], call->in[FWD_S], call->in[FWD_T], call->out[FWD_Y], call->in[FWD_W]);
   if (call->in[FWD_BIAS]) m.bias = (const float *)call->in[FWD_BIAS] + share->group * call->conv.gi;
   if (call->out[FWD_SUMS]) m.sums = scratch;
   narrow_strips(&m, 0, partial_of(call, share));
@@ -340,7 +358,8 @@ void FN(anx_narrow_forward)(const anx_call *call, const anx_share *share, float 
 void FN(anx_narrow_backward)(const anx_call *call, const anx_share *share, float *scratch) {
   const anx_conv_plan *p = &call->conv;
   const int first = share->group * p->gi;
-  narrow_map m = narrow_map_of(call, share, scratch, call->in[BWD_X], call->in[BWD_S], call->in[BWD_T], call->out[BWD_DX], call->in[BWD_W]);
+  narrow_map m;
+  narrow_begin(&m, call, share, scratch, call->in[BWD_X], call->in[BWD_S], call->in[BWD_T], call->out[BWD_DX], call->in[BWD_W]);
   const ptrdiff_t at = m.x - (const stored *)call->in[BWD_X];
   m.g = (const stored *)call->in[BWD_G] + at;
   if (call->in[BWD_AL]) {

@@ -1,10 +1,10 @@
 /* conv_ops.c - conv_fwd and conv_bwd: cut into tasks, run by family, sums and weight gradients combined in order. */
 #include "conv_kernels.h"
 
-/* Where a task begins: its sheet; fused or not, in the order of anx_conv_parts. */
+/* A task: its sheet, and what of it; in the order of anx_conv_parts. */
 typedef struct task_place {
   const anx_call *call;
-  int sheet, section, slice, group, part; /* section -1: it is one slice */
+  int sheet, section, slice, slice_end, group, group_end, part; /* section -1: slices of none */
 } task_place;
 
 /* With a sheet or more for each thread, groups run outside, as they lie in memory; else what the pixels divide, so that threads keep theirs. */
@@ -14,39 +14,19 @@ static task_place place_of(const anx_conv_job *job, int index) {
   t.call = job->call->sheets + t.sheet;
   index %= parts->tasks;
   const anx_conv_plan *p = &t.call->conv;
-  const int weights = parts->fused ? parts->tasks : p->sections * p->groups * parts->weight_parts, in_sections = index < weights;
+  const int weights = parts->fused ? parts->tasks : p->sections * parts->bundles * parts->weight_parts, in_sections = index < weights;
   if (!in_sections) index -= weights;
   const int cut = parts->fused ? 1 : in_sections ? parts->weight_parts : parts->parts, count = in_sections ? p->sections : p->slices;
   const int by_group = anx_pool_threads(t.call->pool) <= anx_sheets(job->call->op->n), at = index / cut;
   t.part = index % cut;
-  t.group = by_group ? at / count : at % p->groups;
-  t.slice = by_group ? at % count : at / p->groups;
+  anx_part_range(p->groups, parts->bundles, by_group ? at / count : at % parts->bundles, &t.group, &t.group_end);
+  t.slice = by_group ? at % count : at / parts->bundles;
+  t.slice_end = t.slice + 1;
   if (in_sections) {
-    int end;
     t.section = t.slice;
-    anx_part_range(p->slices, p->sections, t.section, &t.slice, &end);
+    anx_part_range(p->slices, p->sections, t.section, &t.slice, &t.slice_end);
   }
   return t;
-}
-
-/* The slices of a section in order, of one group. */
-static void run_section(const anx_conv_job *job, const task_place *at, const anx_share *after, anx_share *s, float *scratch) {
-  const anx_conv_plan *p = &at->call->conv;
-  const int number = at->sheet * p->sections + at->section;
-  float *own = number ? at->call->sections + (size_t)(number - 1) * p->weight_floats : NULL;
-  int first, end;
-  anx_part_range(p->slices, p->sections, at->section, &first, &end);
-  s->dw = own ? own : at->call->out[BWD_DW];
-  s->dbias = own ? own + p->weight_floats - at->call->op->k : at->call->out[BWD_DBIAS];
-  for (s->slice = first; s->slice < end; s->slice++) {
-    const int last = s->slice + 1 == end;
-    s->first = s->slice == first;
-    s->last = last;
-    s->next = last ? after->next : at->call;
-    s->next_group = last ? after->next_group : s->group;
-    s->next_slice = last ? after->next_slice : s->slice + 1;
-    job->share(at->call, s, scratch);
-  }
 }
 
 void FN(anx_conv_task)(void *argument, int index, int thread) {
@@ -58,18 +38,31 @@ void FN(anx_conv_task)(void *argument, int index, int thread) {
   float *scratch = call->scratch + (size_t)thread * call->scratch_floats;
   int from, to;
   anx_part_range(anx_sheets(call->op->n) * parts->tasks, anx_pool_threads(call->pool), thread, &from, &to);
-  const task_place at = place_of(job, index), next = index + 1 < to ? place_of(job, index + 1) : (task_place){0};
-  anx_share s = {.group = at.group, .slice = at.slice, .next = next.call, .next_group = next.group, .next_slice = next.slice};
+  const task_place at = place_of(job, index), after = index + 1 < to ? place_of(job, index + 1) : (task_place){0};
+  anx_share s = {0};
   if (at.section >= 0) {
-    const anx_share after = s;
+    const int number = at.sheet * p->sections + at.section;
+    float *own = number ? at.call->sections + (size_t)(number - 1) * p->weight_floats : NULL;
+    s.dw = own ? own : at.call->out[BWD_DW];
+    s.dbias = own ? own + p->weight_floats - at.call->op->k : at.call->out[BWD_DBIAS];
     if (parts->fused) s.c1 = need_dx ? p->gi : 0, s.k1 = p->go;
     else anx_part_range(p->go, parts->weight_parts, at.part, &s.k0, &s.k1);
-    run_section(job, &at, &after, &s, scratch);
-    return;
+  } else if (backward) {
+    anx_part_range(p->gi, parts->parts, at.part, &s.c0, &s.c1);
+  } else {
+    anx_part_range(p->go, parts->parts, at.part, &s.k0, &s.k1);
   }
-  if (backward) anx_part_range(p->gi, parts->parts, at.part, &s.c0, &s.c1);
-  else anx_part_range(p->go, parts->parts, at.part, &s.k0, &s.k1);
-  job->share(at.call, &s, scratch);
+  for (s.group = at.group; s.group < at.group_end; s.group++) {
+    for (s.slice = at.slice; s.slice < at.slice_end; s.slice++) {
+      s.first = s.slice == at.slice;
+      s.last = s.slice + 1 == at.slice_end;
+      s.next = at.call;
+      s.next_group = s.last ? s.group + 1 : s.group;
+      s.next_slice = s.last ? at.slice : s.slice + 1;
+      if (s.next_group == at.group_end) s.next = after.call, s.next_group = after.group, s.next_slice = after.slice;
+      job->share(at.call, &s, scratch);
+    }
+  }
 }
 
 #define CHUNK 4096

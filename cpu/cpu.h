@@ -62,10 +62,11 @@ typedef struct anx_conv_plan {
   size_t weight_floats; /* of the gradients of filter and bias; one for each section but the first, whose place is the op's outputs */
 } anx_conv_plan;
 
-/* How the work is cut for a number of threads. Nobody's bits depend on it: every task owns whole outputs. Of each
- * sheet, fused: sections x groups, both gradients of each; otherwise, one after the other: sections x groups x weight_parts, slices x groups x parts. */
+/* How the work is cut for a number of threads. Nobody's bits depend on it: every task owns whole outputs. Of each sheet, fused: sections x bundles,
+ * both gradients of each; otherwise, one after the other: sections x bundles x weight_parts, slices x bundles x parts. A bundle: some groups. */
 typedef struct anx_conv_parts {
   int fused, tasks, weight_parts, parts; /* tasks: of a sheet */
+  int bundles;                           /* of the groups (anx_part_range) */
 } anx_conv_parts;
 
 /* The text goes to text, "op 7 conv_fwd [...]: " in front where op is given; returns status. */
