@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 #include "cpu.h"
@@ -21,11 +20,6 @@ struct anx_context {
   int threads;
 };
 
-struct anx_buffer {
-  unsigned char *bytes, *seconds; /* seconds: where second sheets lie, see sheet_at; null until one is there */
-  uint64_t size;
-};
-
 struct anx_program {
   int ops, slots;
   anx_op *op;
@@ -33,22 +27,9 @@ struct anx_program {
   anx_op *sheet_op; /* with the images of one sheet */
   anx_call *calls, *sheets; /* sheets: two for each call */
   unsigned char *workspace;
+  size_t workspace_bytes;
   uint64_t *ns, *runs; /* null until the first profile */
 };
-
-/* Zeroed, 2 MB aligned and on huge pages where it is large: channels are then few pages apart. */
-static void *allocate(uint64_t bytes) {
-  const size_t huge = 2u << 20;
-  void *p = NULL;
-  if (bytes > SIZE_MAX - huge) return NULL;
-  const size_t size = anx_round64(bytes ? bytes : 1), rounded = size >= huge ? (size + huge - 1) / huge * huge : size;
-  if (posix_memalign(&p, size >= huge ? huge : 4096, rounded)) return NULL;
-#if defined(MADV_HUGEPAGE)
-  if (size >= huge) madvise(p, rounded, MADV_HUGEPAGE);
-#endif
-  memset(p, 0, size);
-  return p;
-}
 
 static const anx_kernels *choose(const char *isa) {
   const int any = isa[0] == 0;
@@ -157,7 +138,7 @@ static anx_status buffer_create(anx_context *c, anx_buffer **out, uint64_t bytes
   if (!c) return ANX_INVALID_ARGUMENT;
   if (!out) return anx_fail(&c->failure, ANX_INVALID_ARGUMENT, "buffer_create: a null pointer");
   anx_buffer *b = *out = calloc(1, sizeof *b);
-  if (b) b->bytes = allocate(bytes);
+  if (b) b->bytes = anx_allocate(bytes);
   if (!b || !b->bytes) {
     free(b);
     *out = NULL;
@@ -170,8 +151,8 @@ static anx_status buffer_create(anx_context *c, anx_buffer **out, uint64_t bytes
 static void buffer_destroy(anx_context *c, anx_buffer *b) {
   (void)c;
   if (!b) return;
-  free(b->bytes);
-  free(b->seconds);
+  anx_release(b->bytes, b->size);
+  anx_release_sheets(b);
   free(b);
 }
 
@@ -201,22 +182,6 @@ static anx_status buffer_read(anx_context *c, const anx_buffer *b, void *data, u
   return ANX_OK;
 }
 
-/* A second sheet lies behind the first, unless there are threads to be kept apart: then it lies in memory of the buffer for second sheets, at half its
- * tensor's offset, so that sheets of tensors that are apart are apart there. What one thread writes then stays far from the other's whatever shares the
- * memory afterwards. */
-static anx_status make_seconds(anx_context *c, anx_buffer *b, const anx_tensor *t) {
-  if (c->threads == 1 || b->seconds || t->layout != ANX_ACTIVATION || anx_sheets(t->n) == 1) return ANX_OK;
-  b->seconds = allocate(b->size / 2 + 64);
-  if (b->seconds) return ANX_OK;
-  return anx_fail(&c->failure, ANX_OUT_OF_MEMORY, "second sheets of a buffer of %llu bytes: out of memory", (unsigned long long)b->size);
-}
-
-static unsigned char *sheet_at(const anx_buffer *b, const anx_tensor *t, int sheet) {
-  if (!sheet || t->layout != ANX_ACTIVATION) return b->bytes + t->offset;
-  if (b->seconds) return b->seconds + t->offset / 2 / 64 * 64;
-  return b->bytes + t->offset + anx_sheet_values(t->n, t->h, t->w, t->c) * (t->dtype == ANX_BF16 ? 2 : 4);
-}
-
 /* Of the value in its sheet that holds image n of it, pixel p of h w, channel k. */
 static size_t place(const anx_tensor *t, size_t n, size_t p, size_t k) {
   return k * anx_channel_values(t->n / anx_sheets(t->n), t->h, t->w) + ((n / ANX_IMAGES) * (size_t)t->h * (size_t)t->w + p) * ANX_IMAGES + n % ANX_IMAGES;
@@ -234,7 +199,7 @@ static anx_status check_layout(anx_context *c, const char *what, const anx_tenso
 static anx_status pack(anx_context *c, const anx_tensor *t, anx_buffer *b, const float *nhwc) {
   if (!c) return ANX_INVALID_ARGUMENT;
   anx_status s = check_layout(c, "pack", t, b, nhwc);
-  if (s == ANX_OK) s = make_seconds(c, b, t);
+  if (s == ANX_OK) s = anx_make_sheets(&c->failure, b, t, c->threads);
   if (s != ANX_OK) return s;
   const size_t map = (size_t)t->h * (size_t)t->w, channels = (size_t)t->c;
   if (t->layout == ANX_PLAIN) {
@@ -243,7 +208,7 @@ static anx_status pack(anx_context *c, const anx_tensor *t, anx_buffer *b, const
   }
   const size_t images = (size_t)(t->n / anx_sheets(t->n));
   for (size_t n = 0; n < (size_t)t->n; n++) {
-    void *to = sheet_at(b, t, (int)(n / images));
+    void *to = anx_sheet_at(b, t, (int)(n / images));
     for (size_t p = 0; p < map; p++) {
       for (size_t k = 0; k < channels; k++) anx_put(to, place(t, n % images, p, k), t->dtype, nhwc[(n * map + p) * channels + k]);
     }
@@ -262,7 +227,7 @@ static anx_status unpack(anx_context *c, const anx_tensor *t, const anx_buffer *
   }
   const size_t images = (size_t)(t->n / anx_sheets(t->n));
   for (size_t n = 0; n < (size_t)t->n; n++) {
-    const void *from = sheet_at(b, t, (int)(n / images));
+    const void *from = anx_sheet_at(b, t, (int)(n / images));
     for (size_t p = 0; p < map; p++) {
       for (size_t k = 0; k < channels; k++) nhwc[(n * map + p) * channels + k] = anx_get(from, place(t, n % images, p, k), t->dtype);
     }
@@ -337,7 +302,7 @@ static void program_destroy(anx_context *c, anx_program *p) {
   free(p->tensors);
   free(p->calls);
   free(p->sheets);
-  free(p->workspace);
+  anx_release(p->workspace, p->workspace_bytes);
   free(p->ns);
   free(p->runs);
   free(p);
@@ -353,8 +318,8 @@ static void bind_sheets(anx_program *p, int i, anx_buffer *const *buffers) {
     *sheet = *call;
     sheet->op = &p->sheet_op[i];
     sheet->partial += (size_t)s * doubles_of(sheet->op);
-    for (int j = 0; j < ANX_MAX_IN; j++) sheet->in[j] = call->tin[j] ? sheet_at(buffers[call->tin[j]->buffer], call->tin[j], s) : NULL;
-    for (int j = 0; j < ANX_MAX_OUT; j++) sheet->out[j] = call->tout[j] ? sheet_at(buffers[call->tout[j]->buffer], call->tout[j], s) : NULL;
+    for (int j = 0; j < ANX_MAX_IN; j++) sheet->in[j] = call->tin[j] ? anx_sheet_at(buffers[call->tin[j]->buffer], call->tin[j], s) : NULL;
+    for (int j = 0; j < ANX_MAX_OUT; j++) sheet->out[j] = call->tout[j] ? anx_sheet_at(buffers[call->tout[j]->buffer], call->tout[j], s) : NULL;
   }
 }
 
@@ -375,12 +340,12 @@ static void bind(anx_context *c, anx_program *p, anx_buffer *const *buffers, con
     for (int j = 0; j < ANX_MAX_IN; j++) {
       if (op->in[j] == -1) continue;
       call->tin[j] = &p->tensors[op->in[j]];
-      call->in[j] = buffers[call->tin[j]->buffer]->bytes + call->tin[j]->offset;
+      call->in[j] = anx_sheet_at(buffers[call->tin[j]->buffer], call->tin[j], 0);
     }
     for (int j = 0; j < ANX_MAX_OUT; j++) {
       if (op->out[j] == -1) continue;
       call->tout[j] = &p->tensors[op->out[j]];
-      call->out[j] = buffers[call->tout[j]->buffer]->bytes + call->tout[j]->offset;
+      call->out[j] = anx_sheet_at(buffers[call->tout[j]->buffer], call->tout[j], 0);
     }
     bind_sheets(p, i, buffers);
   }
@@ -401,7 +366,7 @@ static anx_status program_create(anx_context *c, const anx_program_desc *d, anx_
   }
   if (status == ANX_OK) status = anx_check_program(&c->failure, c->bf16 != NULL, d, tensors, ops, bytes);
   free(bytes);
-  for (int i = 0; i < d->tensors && status == ANX_OK; i++) status = make_seconds(c, buffers[tensors[i].buffer], &tensors[i]);
+  for (int i = 0; i < d->tensors && status == ANX_OK; i++) status = anx_make_sheets(&c->failure, buffers[tensors[i].buffer], &tensors[i], c->threads);
   if (status != ANX_OK) return status;
   const sizes s = workspace_of(c, d, ops);
   anx_program *p = calloc(1, sizeof *p);
@@ -413,7 +378,8 @@ static anx_status program_create(anx_context *c, const anx_program_desc *d, anx_
     p->sheet_op = calloc((size_t)d->ops + 1, sizeof *p->sheet_op);
     p->calls = calloc((size_t)d->ops + 1, sizeof *p->calls);
     p->sheets = calloc(2 * (size_t)d->ops + 1, sizeof *p->sheets);
-    p->workspace = allocate(s.bytes);
+    p->workspace = anx_allocate(s.bytes);
+    p->workspace_bytes = s.bytes;
   }
   if (!p || !p->op || !p->tensors || !p->sheet_op || !p->calls || !p->sheets || !p->workspace) {
     program_destroy(c, p);

@@ -129,6 +129,16 @@ static inline void anx_put(void *values, size_t at, int dtype, float v) {
   ((uint16_t *)values)[at] = (uint16_t)((v != v ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+struct anx_buffer {
+  unsigned char *bytes, *sheets[2]; /* sheets: null until a tensor lies there, see memory.c */
+  uint64_t size;
+};
+void *anx_allocate(uint64_t bytes); /* null: there is none */
+void anx_release(void *, uint64_t bytes);
+anx_status anx_make_sheets(anx_failure *, anx_buffer *, const anx_tensor *, int threads);
+void anx_release_sheets(anx_buffer *);
+unsigned char *anx_sheet_at(const anx_buffer *, const anx_tensor *, int sheet);
+
 #define ANX_STREAM_BYTES ((size_t)9 << 19) /* the stem's output at 32 px has 8 / 9 of it, and its pool is 4 times as fast from the caches */
 
 /* Whether an activation of n images is written past the caches: it is larger than what they keep until its reader comes, and an ordinary

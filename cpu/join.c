@@ -1,19 +1,42 @@
-/* join.c - residual joins: Y = ReLU(s C + t + Z) and its backward, one pass. A task is some pixels of every channel:
- * as many as a thread has, so that they are long rows.
+/* join.c - residual joins: Y = ReLU(s C + t + Z) and its backward, one pass. A task is what a thread has of a sheet: some pixels of every
+ * channel where those are long rows, as convolutions share them out, else some channels: where the rows of two threads alternate and are short, a
+ * core's prefetchers fetch what the other writes.
  * Cost: memory bandwidth (forward 3 streams, backward 4 or 5; the last is written past the caches where it is large). */
 #include "conv_kernels.h"
 
+#define LONG_ROW 256 /* vectors */
+
 /* Tasks of a sheet. */
-static int tasks_of(const anx_call *call) {
-  const int sheets = anx_sheets(call->op->n), each = (anx_pool_threads(call->pool) + sheets - 1) / sheets, pieces = anx_join_pieces(call->sheets->op);
-  return each < pieces ? each : pieces;
+typedef struct cuts {
+  int pixels, channels;
+} cuts;
+
+static cuts cuts_of(const anx_call *call) {
+  const int sheets = anx_sheets(call->op->n), each = (anx_pool_threads(call->pool) + sheets - 1) / sheets;
+  const anx_op *op = call->sheets->op;
+  const int pieces = anx_join_pieces(op), rows = op->n / ANX_IMAGES * op->h * op->w / LONG_ROW;
+  cuts n = {.pixels = rows < each ? 1 : each < pieces ? each : pieces};
+  n.channels = (each + n.pixels - 1) / n.pixels;
+  if (n.channels > op->c) n.channels = op->c;
+  return n;
 }
 
-/* The pieces of the sheet that is returned, for a task of call. */
-static const anx_call *task_of(const anx_call *call, int index, int *from, int *to) {
-  const int tasks = tasks_of(call);
-  anx_part_range(anx_join_pieces(call->sheets->op), tasks, index % tasks, from, to);
-  return call->sheets + index / tasks;
+static int tasks_of(const anx_call *call) {
+  const cuts n = cuts_of(call);
+  return anx_sheets(call->op->n) * n.pixels * n.channels;
+}
+
+typedef struct part {
+  const anx_call *call; /* of the sheet */
+  int piece, pieces_end, channel, channels_end;
+} part;
+
+static part part_of(const anx_call *call, int index) {
+  const cuts n = cuts_of(call);
+  part p = {.call = call->sheets + index / (n.pixels * n.channels)};
+  anx_part_range(anx_join_pieces(p.call->op), n.pixels, index / n.channels % n.pixels, &p.piece, &p.pieces_end);
+  anx_part_range(p.call->op->c, n.channels, index % n.channels, &p.channel, &p.channels_end);
+  return p;
 }
 
 /* Where piece i of a channel begins, vectors. */
@@ -41,14 +64,13 @@ static void forward_channel(const anx_call *call, int c, size_t first, size_t co
 }
 
 static void forward_task(void *argument, int index, int thread) {
-  int from, to;
-  const anx_call *call = task_of(argument, index, &from, &to);
-  const size_t first = piece_begin(call->op, from);
+  const part p = part_of(argument, index);
+  const size_t first = piece_begin(p.call->op, p.piece);
   (void)thread;
-  for (int c = 0; c < call->op->c; c++) forward_channel(call, c, first, piece_begin(call->op, to) - first);
+  for (int c = p.channel; c < p.channels_end; c++) forward_channel(p.call, c, first, piece_begin(p.call->op, p.pieces_end) - first);
 }
 
-void FN(anx_join_fwd)(const anx_call *call) { anx_pool_run(call->pool, forward_task, (void *)call, anx_sheets(call->op->n) * tasks_of(call)); }
+void FN(anx_join_fwd)(const anx_call *call) { anx_pool_run(call->pool, forward_task, (void *)call, tasks_of(call)); }
 
 /* Lane sums of at most SPAN vectors go to double at once. */
 #define SPAN 256
@@ -90,20 +112,19 @@ static void backward_channel(const anx_call *call, int c, size_t begin, size_t e
 }
 
 static void backward_task(void *argument, int index, int thread) {
-  int from, to;
-  const anx_call *call = task_of(argument, index, &from, &to);
-  const size_t channels = (size_t)call->op->c;
+  const part p = part_of(argument, index);
+  const anx_op *op = p.call->op;
   (void)thread;
-  for (int c = 0; c < call->op->c; c++) {
-    for (int piece = from; piece < to; piece++)
-      backward_channel(call, c, piece_begin(call->op, piece), piece_begin(call->op, piece + 1), call->partial + ((size_t)piece * channels + (size_t)c) * 3);
+  for (int c = p.channel; c < p.channels_end; c++) {
+    for (int i = p.piece; i < p.pieces_end; i++)
+      backward_channel(p.call, c, piece_begin(op, i), piece_begin(op, i + 1), p.call->partial + ((size_t)i * (size_t)op->c + (size_t)c) * 3);
   }
 }
 
 void FN(anx_join_bwd)(const anx_call *call) {
   const int sheets = anx_sheets(call->op->n), pieces = sheets * anx_join_pieces(call->sheets->op), channels = call->op->c;
   double *sums = call->out[1], *sums_p = call->out[2];
-  anx_pool_run(call->pool, backward_task, (void *)call, sheets * tasks_of(call));
+  anx_pool_run(call->pool, backward_task, (void *)call, tasks_of(call));
   memset(sums, 0, (size_t)channels * 2 * sizeof *sums);
   if (sums_p) memset(sums_p, 0, (size_t)channels * 2 * sizeof *sums);
   const double *total = call->partial;

@@ -1,9 +1,11 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 
 	"anynetx/bindings"
@@ -129,7 +131,8 @@ func plan(ctx *bindings.Context, programs []*program, l *layout, options planOpt
 }
 
 // place plans the tensors of one program from base on and returns the end: the largest first, each into the smallest gap that holds it
-// among those already placed whose lives overlap its own, else behind them.
+// among those already placed whose lives overlap its own, else behind them. Plain ones, which are small, come before the activations: a back
+// end may keep those in memory of their own (cpu/memory.c).
 func place(tensors []tensor, base int64) int64 {
 	var order []*tensor
 	for i := range tensors {
@@ -137,7 +140,9 @@ func place(tensors []tensor, base int64) int64 {
 			order = append(order, &tensors[i])
 		}
 	}
-	sort.SliceStable(order, func(i, j int) bool { return order[i].bytes > order[j].bytes })
+	slices.SortStableFunc(order, func(a, b *tensor) int {
+		return cmp.Or(cmp.Compare(a.Layout, b.Layout), cmp.Compare(b.bytes, a.bytes))
+	})
 	end := base
 	var placed []*tensor // by offset
 	for _, t := range order {
