@@ -2,7 +2,8 @@
  *
  * Every thread begins with its share of a job: the same fraction of the indices in every job. Tasks follow the pixels where they can, so that an op
  * finds in a core's caches what the op before has left there; cores may lie so far apart that what another has written comes no faster than from
- * memory (measured: docs/performance.md). Who is done takes tasks from the end of another's share.
+ * memory (measured: docs/performance.md). Who is done takes tasks from the end of another's share. A job is over once its tasks are: nobody waits for
+ * a worker that has none, so one whose core has other things to do holds up only the task that it is at.
  * Shares and replies lie apart, so that nobody's line is touched while he works alone.
  * Workers spin for some tens of microseconds after a job, since ops follow each other closely, and then sleep. A pool of one thread has no workers
  * and runs jobs in the caller.
@@ -18,7 +19,7 @@
 
 typedef struct member {
   _Alignas(APART) atomic_uint_least64_t share; /* of the current job, not yet taken: first index, and in the upper half the one after the last */
-  _Alignas(APART) atomic_uint done;            /* number of the last job that the worker is through with */
+  _Alignas(APART) atomic_uint done;            /* tasks of all jobs that the worker has run */
 } member;
 
 struct anx_pool {
@@ -29,7 +30,8 @@ struct anx_pool {
   pthread_mutex_t mutex;
   pthread_cond_t wake;
   atomic_int sleeping, stop;
-  _Alignas(APART) atomic_uint job; /* number of the current job; what follows belongs to it */
+  unsigned done; /* tasks of all jobs that workers have run */
+  _Alignas(APART) atomic_uint job; /* number of the current job; what follows belongs to it, and is read by who has taken a task of it */
   anx_task task;
   void *arg;
 };
@@ -60,18 +62,21 @@ static int take(member *m, int from_end) {
   for (;;) {
     const uint32_t first = (uint32_t)share, end = (uint32_t)(share >> 32);
     if (first >= end) return -1;
-    if (atomic_compare_exchange_weak_explicit(&m->share, &share, from_end ? share - ((uint_least64_t)1 << 32) : share + 1, memory_order_relaxed,
+    if (atomic_compare_exchange_weak_explicit(&m->share, &share, from_end ? share - ((uint_least64_t)1 << 32) : share + 1, memory_order_acquire,
                                               memory_order_relaxed))
       return (int)(from_end ? end - 1 : first);
   }
 }
 
-static void drain(anx_pool *p, int thread) {
-  for (int i; (i = take(&p->members[thread], 0)) >= 0;) p->task(p->arg, i, thread);
+/* Runs what is left of the job, and returns the number of tasks. */
+static unsigned drain(anx_pool *p, int thread) {
+  unsigned done = 0;
+  for (int i; (i = take(&p->members[thread], 0)) >= 0; done++) p->task(p->arg, i, thread);
   for (int other = (thread + 1) % p->threads; other != thread; other = (other + 1) % p->threads) {
-    for (int i; (i = take(&p->members[other], 1)) >= 0;) p->task(p->arg, i, thread);
+    for (int i; (i = take(&p->members[other], 1)) >= 0; done++) p->task(p->arg, i, thread);
   }
   fence();
+  return done;
 }
 
 static void *work(void *argument) {
@@ -79,10 +84,11 @@ static void *work(void *argument) {
   anx_pool *p = me->pool;
   const int thread = me->thread;
   free(me);
-  unsigned seen = 0;
+  atomic_uint *done = &p->members[thread].done;
+  unsigned seen = 0, job;
   for (;;) {
     int spins = 0;
-    while (atomic_load_explicit(&p->job, memory_order_acquire) == seen) {
+    while ((job = atomic_load_explicit(&p->job, memory_order_acquire)) == seen) {
       if (++spins < SPINS) {
         relax();
         continue;
@@ -93,21 +99,26 @@ static void *work(void *argument) {
       atomic_fetch_sub(&p->sleeping, 1);
       pthread_mutex_unlock(&p->mutex);
     }
-    seen++;
+    seen = job;
     if (atomic_load_explicit(&p->stop, memory_order_acquire)) return NULL;
-    drain(p, thread);
-    atomic_store_explicit(&p->members[thread].done, seen, memory_order_release);
+    const unsigned tasks = drain(p, thread);
+    if (tasks) atomic_fetch_add_explicit(done, tasks, memory_order_release);
   }
 }
 
-static unsigned announce(anx_pool *p) {
-  const unsigned job = atomic_fetch_add(&p->job, 1) + 1;
+static void announce(anx_pool *p) {
+  atomic_fetch_add(&p->job, 1);
   if (atomic_load(&p->sleeping)) {
     pthread_mutex_lock(&p->mutex);
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->mutex);
   }
-  return job;
+}
+
+static unsigned done_by_workers(anx_pool *p) {
+  unsigned done = 0;
+  for (int t = 1; t < p->threads; t++) done += atomic_load_explicit(&p->members[t].done, memory_order_acquire);
+  return done;
 }
 
 void anx_pool_run(anx_pool *p, anx_task task, void *arg, int count) {
@@ -118,18 +129,16 @@ void anx_pool_run(anx_pool *p, anx_task task, void *arg, int count) {
   }
   p->task = task;
   p->arg = arg;
-  for (int t = 0; t < p->threads; t++) {
+  for (int t = p->threads - 1; t >= 0; t--) { /* the caller's last: workers that look for tasks find their own first */
     int first, end;
     anx_part_range(count, p->threads, t, &first, &end);
-    atomic_store_explicit(&p->members[t].share, (uint_least64_t)end << 32 | (uint_least64_t)first, memory_order_relaxed);
+    atomic_store_explicit(&p->members[t].share, (uint_least64_t)end << 32 | (uint_least64_t)first, memory_order_release);
   }
-  const unsigned job = announce(p);
-  drain(p, 0);
-  for (int t = 1; t < p->threads; t++) {
-    for (int spins = 0; atomic_load_explicit(&p->members[t].done, memory_order_acquire) != job; spins++) {
-      if (spins < SPINS) relax();
-      else sched_yield(); /* more threads than cores: let the last worker run */
-    }
+  announce(p);
+  p->done += (unsigned)count - drain(p, 0);
+  for (int spins = 0; done_by_workers(p) != p->done; spins++) {
+    if (spins < SPINS) relax();
+    else sched_yield(); /* more threads than cores: let the last worker run */
   }
 }
 

@@ -147,7 +147,7 @@ func TestSameBits(t *testing.T) {
 	c.Epochs = 2
 	runs := 0
 	for _, isa := range []string{"avx512", "avx2", "portable"} {
-		for _, threads := range []int{1, 2, 3} {
+		for _, threads := range []int{1, 2, 3, 16} {
 			ctx, err := library.NewContext(bindings.ContextOptions{Threads: threads, ISA: isa})
 			if err != nil {
 				t.Logf("%s: %v", isa, err)

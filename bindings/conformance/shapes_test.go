@@ -88,7 +88,7 @@ func sheetCases() []Case {
 }
 
 func TestCPULargeActivations(t *testing.T) {
-	contexts, ref := cpuContexts(t, 1, 2, 3), reference(t)
+	contexts, ref := cpuContexts(t, 1, 2, 3, 16), reference(t) // 16: more than cores, so that some come to a job when it is over
 	for _, c := range append(largeCases(), sheetCases()...) {
 		t.Run(c.Name, func(t *testing.T) { agree(t, ref, contexts, &c) })
 	}
