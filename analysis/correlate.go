@@ -139,15 +139,13 @@ func (a *Analysis) correlate(i, j int) Correlation {
 	tx, ty, o := &a.Tasks[i], &a.Tasks[j], a.Options
 	x, y, _ := both(tx.First, ty.First)
 	c := Correlation{TaskX: tx.Name, TaskY: ty.Name, Method: "spearman", MetricX: tx.Metric, MetricY: ty.Metric, N: len(x),
-		Confidence: o.Confidence, Resamples: o.Bootstrap, TauB: nan, RhoOverCeiling: nan}
+		Confidence: o.Confidence, Resamples: o.Bootstrap, TauB: nan}
 	c.Rho, c.Low, c.High, c.P, c.PMethod, c.Reason = o.rankCorrelation(x, y, random.New(o.Seed, "bootstrap", "correlation", tx.Name, ty.Name))
 	if c.Reason == "" {
 		c.TauB, _ = KendallTauB(x, y) // defined wherever rho is
 	}
 	c.Ceiling, c.CeilingLow, c.CeilingHigh = ceiling(&a.Reliability[i], &a.Reliability[j], o.Confidence)
-	if c.Ceiling > 0 {
-		c.RhoOverCeiling = c.Rho / c.Ceiling
-	}
+	c.RhoOverCeiling = c.overCeiling()
 	return c
 }
 

@@ -43,7 +43,7 @@ func figClasses(a *Analysis) *figure {
 	mark := draw.LineStyle{Color: orange, Width: 2}
 	legend := []legendItem{{label: "ρ with its interval", glyph: &rho}, {label: "ceiling", line: &mark}}
 	return &figure{slug: "classes", title: "Correlation with " + a.Tasks[0].Name + " by number of classes", width: figureWidth, height: 235,
-		caption: fmt.Sprintf("Spearman's ρ between each task and %s (%d classes) by the task's number of classes. Compare section 4.3 of the paper.", a.Tasks[0].Name, a.Tasks[0].Classes),
+		caption: fmt.Sprintf("Spearman's ρ between each task and %s (%d classes) by the task's number of classes; no ceiling is drawn where its interval reaches 0. Compare section 4.3 of the paper.", a.Tasks[0].Name, a.Tasks[0].Classes),
 		draw: func(c draw.Canvas) []spot {
 			p := newPlot("", "classes of the task", "ρ with "+clip(a.Tasks[0].Name, 24))
 			var ticks plot.ConstantTicks
@@ -62,7 +62,7 @@ func figClasses(a *Analysis) *figure {
 					if !math.IsNaN(m.c.Low) {
 						c.StrokeLine2(whisker, at, y(m.c.Low), at, y(m.c.High))
 					}
-					if !math.IsNaN(m.c.Ceiling) {
+					if m.c.ceilingKnown() {
 						c.StrokeLine2(mark, at-9, y(m.c.Ceiling), at+9, y(m.c.Ceiling))
 					}
 					c.DrawGlyph(rho, vg.Point{X: at, Y: y(m.c.Rho)})

@@ -1,6 +1,7 @@
 package analysis
 
 import (
+	"fmt"
 	"image/color"
 	"math"
 
@@ -26,7 +27,7 @@ func figMatrix(a *Analysis) *figure {
 	top := widest*0.75 + 14
 	height, width := top+cell*vg.Length(n)+14, widest+16+cell*vg.Length(n)+widest*0.75+4
 	return &figure{slug: "matrix", title: "Correlations of all pairs of tasks", width: width, height: height,
-		caption: "Below the diagonal Spearman's ρ (blue positive, red negative), above it the ceiling of the pair, on it the reliability of the task. An en dash stands where there is none.",
+		caption: "Below the diagonal Spearman's ρ (blue positive, red negative), above it the ceiling of the pair, in brackets where its interval reaches 0, on it the reliability of the task. An en dash stands where there is none.",
 		draw: func(c draw.Canvas) []spot {
 			left := c.Min.X + widest + 16
 			small := textStyle(min(bodySize, cell*0.3), ink, text.XCenter, text.YCenter)
@@ -38,7 +39,7 @@ func figMatrix(a *Analysis) *figure {
 				c.FillText(turned, vg.Point{X: left + cell*vg.Length(i) + cell/2, Y: c.Max.Y - top + 5}, labels[i])
 				for j := range n {
 					x := left + cell*vg.Length(j)
-					v, fill, tint := nan, color.NRGBA{0xf4, 0xf5, 0xf6, 0xff}, muted
+					v, form, fill, tint := nan, "%s", color.NRGBA{0xf4, 0xf5, 0xf6, 0xff}, muted
 					switch {
 					case i == j:
 						v = a.Reliability[i].Value
@@ -48,13 +49,16 @@ func figMatrix(a *Analysis) *figure {
 							fill, tint = diverging(v)
 						}
 					default:
-						v = a.correlation(i, j).Ceiling
+						pair := a.correlation(i, j)
+						if v = pair.Ceiling; !pair.ceilingKnown() {
+							form = "(%s)"
+						}
 					}
 					c.FillPolygon(fill, []vg.Point{{X: x + 0.7, Y: y - cell/2 + 0.7}, {X: x + cell - 0.7, Y: y - cell/2 + 0.7}, {X: x + cell - 0.7, Y: y + cell/2 - 0.7}, {X: x + 0.7, Y: y + cell/2 - 0.7}})
 					small.Color = tint
 					label := "–"
 					if !math.IsNaN(v) {
-						label = number(v)
+						label = fmt.Sprintf(form, number(v))
 					}
 					c.FillText(small, vg.Point{X: x + cell/2, Y: y}, label)
 				}

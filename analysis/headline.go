@@ -15,6 +15,14 @@ type verdict struct {
 // ceilingKnown reports whether the replicates bound the ceiling away from 0; if not, they cannot say what noise allows.
 func (c *Correlation) ceilingKnown() bool { return c.Ceiling > 0 && c.CeilingLow > 0 }
 
+// overCeiling is rho with the noise of training taken out, NaN where the ceiling does not say how much that is.
+func (c *Correlation) overCeiling() float64 {
+	if !c.ceilingKnown() {
+		return nan
+	}
+	return c.Rho / c.Ceiling
+}
+
 // judge reads rho beside its interval and ceiling. The bounds are ours and stated in the report.
 func (c *Correlation) judge() verdict {
 	share := c.Rho

@@ -1,6 +1,7 @@
 package analysis
 
 import (
+	"math"
 	"strings"
 	"testing"
 )
@@ -22,7 +23,11 @@ func TestVerdict(t *testing.T) {
 		{"weak", 0.3, 0.1, 0.5, 0.9, 0.8, 0.95, "weakly", "ceiling 0.90"},
 	} {
 		r := Correlation{TaskX: "a", TaskY: "b", Rho: c.rho, Low: c.low, High: c.high, Ceiling: c.ceiling, CeilingLow: c.ceilingLow,
-			CeilingHigh: c.ceilingHigh, RhoOverCeiling: c.rho / c.ceiling}
+			CeilingHigh: c.ceilingHigh}
+		r.RhoOverCeiling = r.overCeiling()
+		if unsure := !(c.ceilingLow > 0); math.IsNaN(r.RhoOverCeiling) != unsure {
+			t.Errorf("%s: rho / ceiling is %v", c.name, r.RhoOverCeiling)
+		}
 		if got := r.judge().Word; got != c.want {
 			t.Errorf("%s: judged %q, want %q", c.name, got, c.want)
 		}

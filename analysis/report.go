@@ -214,14 +214,15 @@ func failures(classes map[string]int) string {
 	return strings.Join(parts, ", ")
 }
 
-// inline is a figure's SVG as a part of a page: without the prologue, as wide as its place, named for readers who do not see it, with spots
+// inline is a figure's SVG as a part of a page: without the prologue, as wide as its place where it is a full figure, named for readers who do not see it, with spots
 // that answer the pointer. All text in it was escaped when it was drawn; what is added here is escaped here.
 func inline(f rendered) template.HTML {
 	svg := string(f.svg)
 	svg = svg[strings.Index(svg, "<svg"):]
 	open := strings.Index(svg, ">")
 	var b strings.Builder
-	fmt.Fprintf(&b, `<svg role="img" aria-label="%s" viewBox="0 0 %g %g" xmlns="http://www.w3.org/2000/svg">`, html.EscapeString(f.title), f.width.Points(), f.height.Points())
+	fmt.Fprintf(&b, `<svg role="img" aria-label="%s" viewBox="0 0 %g %g" xmlns="http://www.w3.org/2000/svg" style="width:%.3g%%">`, html.EscapeString(f.title), f.width.Points(), f.height.Points(),
+		100*float64(f.width/figureWidth)) // letters are of one size in all figures
 	b.WriteString(strings.TrimSuffix(strings.TrimSpace(svg[open+1:]), "</svg>"))
 	for _, s := range f.spots {
 		fmt.Fprintf(&b, `<circle class="spot" cx="%g" cy="%g" r="4.5" data-a="%d" data-t="%s"/>`, s.X, s.Y, s.Architecture, html.EscapeString(s.Label))

@@ -39,7 +39,7 @@ func (a *Analysis) writeTables(dir string) error {
 		rows any
 	}{{"correlations", a.Correlations}, {"drivers", a.Drivers}, {"reliability", noise}} {
 		if err := results.Replace(filepath.Join(dir, t.name+".parquet"), t.name, t.rows, meta); err != nil {
-			return err
+			return elsewhere(err)
 		}
 	}
 	for name, t := range a.textTables() {
@@ -116,7 +116,12 @@ func writeFile(path string, data []byte) error {
 	}
 	if err != nil {
 		os.Remove(temporary)
-		return fmt.Errorf("cannot write %s: %w (free space or choose another folder with --out)", path, err)
+		return elsewhere(fmt.Errorf("cannot write %s: %w", path, err))
 	}
 	return nil
+}
+
+// elsewhere says what to do about a failed write.
+func elsewhere(err error) error {
+	return fmt.Errorf("%w; free space, or choose another folder with --out", err)
 }

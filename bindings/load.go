@@ -60,8 +60,12 @@ func Load(name string) (*Library, error) {
 		}
 		return open(name, path)
 	}
-	return nil, fmt.Errorf("no %s back end: %w; looked for %s; run `make build`, or set ANX_LIBRARY_DIR to the directory of %s",
-		name, fs.ErrNotExist, strings.Join(looked, ", "), file)
+	verb := "build"
+	if name == "cuda" {
+		verb = "cuda"
+	}
+	return nil, fmt.Errorf("no %s back end: %w; looked for %s; run `make %s`, or set ANX_LIBRARY_DIR to the directory of %s",
+		name, fs.ErrNotExist, strings.Join(looked, ", "), verb, file)
 }
 
 func libraryDirectories() []string {

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -141,6 +142,9 @@ func (s Spec) locate(folder string) (paths, missing []string, err error) {
 
 func (s Spec) howToGet(folder string) string {
 	var ways []string
+	if s.Archive != nil || slices.ContainsFunc(s.Files, func(f File) bool { return f.URL != "" }) {
+		ways = append(ways, "`anynetx data fetch "+s.Name+"`")
+	}
 	if s.Package != nil {
 		ways = append(ways, "apt-get install "+s.Package.Name)
 	}

@@ -97,7 +97,7 @@ func writeTemporary(path string, data []byte) (name string, err error) {
 	}
 	if err != nil {
 		os.Remove(name)
-		return "", fmt.Errorf("cannot write %s: %w (free space or mend the disk, then run the same command again; nothing was lost)", path, err)
+		return "", fmt.Errorf("cannot write %s: %w", path, err)
 	}
 	return name, nil
 }

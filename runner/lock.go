@@ -160,5 +160,6 @@ func Compact(dir string) (results.Compacted, error) {
 		return none, err
 	}
 	defer release()
-	return results.Compact(dir)
+	done, err := results.Compact(dir)
+	return done, diskError(err)
 }

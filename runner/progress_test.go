@@ -105,6 +105,10 @@ func TestRunStopsAndGoesOn(t *testing.T) {
 	if err != nil || status.Done != s.Done || status.Runs != faultRuns || status.Complete || status.Running != 0 {
 		t.Errorf("%+v %v, want %d done", status, err, s.Done)
 	}
+	var text strings.Builder
+	if err := status.WriteText(&text); err != nil || !strings.HasSuffix(text.String(), "nobody works on it; `anynetx study run FILE.yaml --out "+dir+"` goes on where it was\n") {
+		t.Errorf("%v\n%s", err, &text)
+	}
 	letGo()
 	w = &watcher{}
 	o.Progress = w

@@ -199,6 +199,8 @@ func (s *StudyStatus) WriteText(w io.Writer) error {
 	}
 	if s.Slurm != nil {
 		s.Slurm.writeText(&b, now)
+	} else if !s.Complete && s.Running == 0 {
+		fmt.Fprintf(&b, "\nnobody works on it; `anynetx study run FILE.yaml --out %s` goes on where it was\n", s.Dir)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -148,6 +148,9 @@ func ParseStudy(text []byte, path string) (*Study, error) {
 		if errors.As(err, &line) {
 			return nil, anynetx.Inputf("%s:%d: %s", path, line.line, line.text)
 		}
+		if strings.HasPrefix(err.Error(), path+":") { // a design space that stands in the file has said where
+			return nil, err
+		}
 		return nil, anynetx.Inputf("%s: %w", path, err)
 	}
 	return s, nil

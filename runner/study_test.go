@@ -120,7 +120,7 @@ tasks:
 		t.Errorf("%+v", s.Population.Space)
 	}
 	_, err = ParseStudy([]byte(strings.Replace(study, "flops:", "flips:", 1)), "spaced.yaml")
-	if err == nil || !strings.Contains(err.Error(), "spaced.yaml") || !strings.Contains(err.Error(), "7") || !errors.Is(err, anynetx.ErrInput) {
+	if err == nil || !strings.HasPrefix(err.Error(), "spaced.yaml:7: ") || !errors.Is(err, anynetx.ErrInput) {
 		t.Errorf("an unknown key of a space on line 7: %v", err)
 	}
 	impossible, err := ParseStudy([]byte(strings.Replace(study, "low: 1e6, high: 2e6", "low: 1, high: 2", 1)), "spaced.yaml")

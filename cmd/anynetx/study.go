@@ -59,7 +59,7 @@ func outFolder(c *cli.Context) (string, error) {
 // oneArgument is the argument of a command that takes exactly one.
 func oneArgument(c *cli.Context, what string) (string, error) {
 	if c.NArg() != 1 {
-		return "", anynetx.Inputf("%s takes %s, got %d arguments; see `anynetx %s --help`", c.Command.FullName(), what, c.NArg(), c.Command.FullName())
+		return "", anynetx.Inputf("%s takes %s, got %d arguments; see `%s --help`", c.Command.HelpName, what, c.NArg(), c.Command.HelpName)
 	}
 	return c.Args().First(), nil
 }

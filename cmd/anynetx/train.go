@@ -137,6 +137,12 @@ func train(c *cli.Context) error {
 	if err := t.Initialize(); err != nil {
 		return err
 	}
+	if out != "" { // before the time is spent
+		if err := os.MkdirAll(out, 0o777); err != nil {
+			return fmt.Errorf("--out: %w; give a folder that can be made", err)
+		}
+		defer os.Remove(out) // of no effect once something is in it
+	}
 	result := trainingJSON{Summary: anynetx.Summarize(architecture, network.Complexity()), Dataset: name, Classes: setting.Classes,
 		Resolution: setting.Resolution, Seed: c.Uint64("seed"), Replicate: c.Int("replicate"), Device: ctx.Info().Name,
 		Library: ctx.Library().SHA256, Images: len(set.Train.Labels), TestImages: len(set.Test.Labels)}
@@ -208,13 +214,10 @@ func trainEpoch(ctx context.Context, t *engine.Trainer, profile *profiler, class
 	return e, nil
 }
 
-// writeTraining makes the folder of one training.
+// writeTraining fills the folder of one training.
 func writeTraining(out string, t *engine.Trainer, result trainingJSON) error {
 	weights, err := t.Weights()
 	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(out, 0o777); err != nil {
 		return err
 	}
 	text, err := json.MarshalIndent(result, "", "  ")
