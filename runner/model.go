@@ -12,12 +12,13 @@ import (
 
 // model is what the coordinator knows of the progress: from the folder, and between looks at it from its workers' messages.
 type model struct {
-	store *Store
-	queue *queue
-	total int
-	tally // of committed runs
-	byID  map[string]*PlannedRun
-	left  float64 // multiply-adds of the runs that are not committed
+	store  *Store
+	queue  *queue
+	total  int
+	tally                         // of committed runs
+	byID   map[string]*PlannedRun // of the runs as they were listed ...
+	listed int                    // ... the last time
+	left   float64                // multiply-adds of the runs that are not committed
 
 	began    time.Time
 	earlier  int
@@ -53,15 +54,16 @@ func newModel(store *Store, q *queue) (*model, error) {
 
 // refresh looks at the folder: runs of a task whose source is complete are known now, and other workers may have committed.
 func (m *model) refresh() error {
-	if err := m.queue.refresh(); err != nil {
-		return err
-	}
 	committed, err := m.store.refresh()
 	if err != nil {
 		return err
 	}
+	if err := m.queue.refresh(); err != nil {
+		return err
+	}
 	m.total = m.queue.expected()
-	if len(m.byID) != len(m.queue.runs) {
+	if m.listed != m.queue.listed { // runs that no rank range takes any more do not count
+		m.tally, m.listed = newTally(), m.queue.listed
 		m.byID = make(map[string]*PlannedRun, len(m.queue.runs))
 		for _, r := range m.queue.runs {
 			m.byID[r.ID] = r

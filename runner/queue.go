@@ -2,7 +2,9 @@ package runner
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 )
 
@@ -16,8 +18,10 @@ type queue struct {
 	elsewhere bool // other devices work on the study, see keepsOff
 
 	costs    CostModel
-	runs     []*PlannedRun   // longest first
-	resolved map[string]bool // tasks whose runs are known
+	runs     []*PlannedRun    // longest first
+	resolved map[string]bool  // tasks whose runs are known ...
+	rankings map[string][]int // ... by these, of the tasks that they go by
+	listed   int              // how often runs were listed anew
 	rows     map[string]*runRow
 }
 
@@ -41,9 +45,14 @@ func (o offer) groups() bool { return o.trains() && o.decision.Run == "" && !o.d
 
 // refresh lists the runs, with those of rank ranges that are known by now.
 func (q *queue) refresh() error {
+	if moved, err := q.moved(); err != nil {
+		return err
+	} else if moved {
+		q.runs, q.resolved = nil, nil
+	}
 	changed := q.runs == nil
 	if q.resolved == nil {
-		q.resolved = map[string]bool{}
+		q.resolved, q.rankings = map[string]bool{}, map[string][]int{}
 	}
 	for {
 		for i := range q.store.Plan.Tasks {
@@ -52,9 +61,9 @@ func (q *queue) refresh() error {
 				continue
 			}
 			complete := true
-			if t.Architectures.Of != "" {
+			if of := t.Architectures.Of; of != "" {
 				var err error
-				if _, complete, err = q.ranking(t.Architectures.Of); err != nil {
+				if q.rankings[of], complete, err = q.ranking(of); err != nil {
 					return err
 				}
 			}
@@ -73,7 +82,22 @@ func (q *queue) refresh() error {
 			return err
 		}
 		q.runs, changed = longestFirst(runs, q.costs), false
+		q.listed++
 	}
+}
+
+// moved says whether a ranking is no longer what rank ranges went by: runs of its task that had failed are tried again (`study retry`).
+func (q *queue) moved() (bool, error) {
+	for i := range q.store.Plan.Tasks {
+		t := &q.store.Plan.Tasks[i]
+		if of := t.Architectures.Of; of != "" && q.resolved[t.Name] {
+			best, complete, err := q.ranking(of)
+			if err != nil || !complete || !slices.Equal(best, q.rankings[of]) {
+				return true, err
+			}
+		}
+	}
+	return false, nil
 }
 
 // order is told what runs are predicted to take by now.
@@ -104,6 +128,9 @@ func (q *queue) ranking(task string) ([]int, bool, error) {
 			return nil, false, err
 		}
 		row, err := q.row(r)
+		if errors.Is(err, fs.ErrNotExist) { // it has just been opened again
+			return nil, false, nil
+		}
 		if err != nil {
 			return nil, false, err
 		}
@@ -146,10 +173,10 @@ const lookedAt = 64
 type folder struct{ committed, again map[string]bool }
 
 func (q *queue) look() (f folder, err error) {
-	if err := q.refresh(); err != nil {
+	if f.committed, err = q.store.refresh(); err != nil {
 		return f, err
 	}
-	if f.committed, err = q.store.refresh(); err != nil {
+	if err := q.refresh(); err != nil {
 		return f, err
 	}
 	f.again, err = q.again(f.committed)

@@ -204,7 +204,7 @@ func (s *Store) row(r *PlannedRun) (*runRow, error) {
 			return &rows[i], nil
 		}
 	}
-	return nil, fmt.Errorf("run %s (task %s, architecture %s) should be in %s but is not", r.ID, r.Task.Name, r.Member.ID, path)
+	return nil, fmt.Errorf("run %s (task %s, architecture %s) should be in %s but is not: %w", r.ID, r.Task.Name, r.Member.ID, path, fs.ErrNotExist)
 }
 
 func (s *Store) workDir(runID string) string { return filepath.Join(s.Dir, "work", runID) }
