@@ -119,16 +119,9 @@ func writeCheckpoint(w io.Writer, h checkpointHeader, l *layout, state, extra []
 	return nil
 }
 
-// ReadOption relaxes what ReadCheckpoint asks for.
-type ReadOption int
-
-// AnyLibrary accepts the checkpoint of another build of the back end or another device model; the run's bits may then differ from an
-// undisturbed run's.
-const AnyLibrary ReadOption = 1
-
 // ReadCheckpoint takes the run to where WriteCheckpoint left it, and returns the extra bytes. Nothing changes unless all of the
 // checkpoint is whole (else ErrDamaged) and of this run, library and device model (else ErrOther).
-func (t *Trainer) ReadCheckpoint(r io.Reader, options ...ReadOption) (extra []byte, err error) {
+func (t *Trainer) ReadCheckpoint(r io.Reader) (extra []byte, err error) {
 	header, state, extra, err := readCheckpoint(r, t.saved)
 	if err != nil {
 		return nil, err
@@ -137,20 +130,16 @@ func (t *Trainer) ReadCheckpoint(r io.Reader, options ...ReadOption) (extra []by
 	if err != nil {
 		return nil, err
 	}
-	anyLibrary := false
-	for _, o := range options {
-		anyLibrary = anyLibrary || o == AnyLibrary
-	}
 	library, device := t.ctx.Library(), t.ctx.Info().Model
 	switch {
 	case header.Config != config:
 		return nil, other("the checkpoint is of another run (its configuration is %.12s, this run's %.12s): network, recipe, data, seed and replicate must be the same",
 			header.Config, config)
-	case !anyLibrary && header.Library != library.SHA256:
-		return nil, other("the checkpoint was written with another build of the %s back end (%.12s, this one is %.12s): use that build, start the run anew, or allow another library",
+	case header.Library != library.SHA256:
+		return nil, other("the checkpoint was written with another build of the %s back end (%.12s, this one is %.12s): use that build, or start the run anew",
 			library.Name, header.Library, library.SHA256)
-	case !anyLibrary && header.Device != device:
-		return nil, other("the checkpoint was written on device model %q, this one is %q: go on there, start the run anew, or allow another library", header.Device, device)
+	case header.Device != device:
+		return nil, other("the checkpoint was written on device model %q, this one is %q: go on there, or start the run anew", header.Device, device)
 	case header.Epoch < t.config.StartEpoch || header.Epoch > t.config.Epochs || header.Step < 0 || header.Step > t.steps ||
 		header.Epoch == t.config.Epochs && header.Step != 0:
 		return nil, damaged("the checkpoint stands at epoch %d, step %d, and the run has %d epochs of %d steps", header.Epoch, header.Step, t.config.Epochs, t.steps)

@@ -216,10 +216,6 @@ func (t engineTraining) InitializeFrom(r io.Reader) error {
 	return t.Trainer.InitializeFrom(w, false)
 }
 
-func (t engineTraining) ReadCheckpoint(r io.Reader) ([]byte, error) {
-	return t.Trainer.ReadCheckpoint(r)
-}
-
 // engineGroup is engine.Group in the worker's terms.
 type engineGroup struct{ *engine.Group }
 
