@@ -1,8 +1,9 @@
 package runner
 
 import (
+	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"slices"
 
@@ -174,7 +175,7 @@ func (s *Store) learn(runs []*PlannedRun) (learned, error) {
 	step := max(1, len(files)/kept)
 	for i := 0; i < len(files); i += step {
 		rows, err := results.Read[attemptRow](files[i], "attempts")
-		if os.IsNotExist(err) {
+		if errors.Is(err, fs.ErrNotExist) {
 			continue // compacted meanwhile
 		}
 		if err != nil {
@@ -183,7 +184,9 @@ func (s *Store) learn(runs []*PlannedRun) (learned, error) {
 		for _, a := range rows[max(0, len(rows)-kept):] {
 			if r := byID[a.RunID]; r != nil && a.Outcome == outcomeCommitted && a.ResumedFrom == nil && a.DeviceTime != nil {
 				l.add(a.DeviceName, r, *a.DeviceTime)
-				l[a.DeviceName].hear(&a)
+				if e := l[a.DeviceName]; e != nil {
+					e.hear(&a)
+				}
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"math"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -88,7 +89,12 @@ func TestForecast(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := results.Write(filepath.Join(dir, "attempts", "a.parquet"), "attempts", attempts, nil); err != nil {
+	timeless := attempts[0]
+	timeless.Attempt, timeless.DeviceName, timeless.DeviceTime = 2, "a clock that stood", ptr(0.0)
+	if err := results.Write(filepath.Join(dir, "attempts", "a.parquet"), "attempts", append(attempts, timeless), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("gone", filepath.Join(dir, "attempts", "b.parquet")); err != nil { // as a file that is compacted between the listing and the reading
 		t.Fatal(err)
 	}
 	f, text := forecast(0)
