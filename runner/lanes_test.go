@@ -133,6 +133,30 @@ func TestRunsStartWhereTheyFit(t *testing.T) {
 	tidy(t, dir, faultRuns)
 }
 
+// Behind runs that do not fit, the longest that does is leased.
+func TestASmallerRunFits(t *testing.T) {
+	store, err := openFake(t, faultStudy, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := queue{store: store, me: identity()}
+	if err := q.refresh(); err != nil {
+		t.Fatal(err)
+	}
+	var small *PlannedRun // the shortest that can start
+	for _, r := range q.runs {
+		if r.Source == nil {
+			small = r
+		}
+	}
+	asked := 0
+	o, err := q.next(func(r *PlannedRun) bool { asked++; return r == small })
+	if err != nil || o.lease == nil || o.run != small || asked < 4 {
+		t.Fatalf("leased %v after %d were asked for, want %v: %v", o.run, asked, small, err)
+	}
+	o.lease.rest()
+}
+
 func TestOrders(t *testing.T) {
 	two := []int64{30, 30}
 	for _, c := range []struct {

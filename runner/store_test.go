@@ -374,6 +374,19 @@ func TestLeases(t *testing.T) {
 	if err != nil || len(list) != 2 || list[0].end == nil || list[0].end.Outcome != outcomeLost || list[1].end != nil {
 		t.Errorf("%+v %v", list, err)
 	}
+	// Given up between the two files of its commit, an attempt leaves the second to the next one.
+	store.hook = func(at string) error {
+		if at != "epochs committed" {
+			return nil
+		}
+		return os.WriteFile((&lease{dir: second.dir, Attempt: 3}).path(), nil, 0o666)
+	}
+	if err := store.commit(r, second, result{status: statusDone, epochs: []EpochResult{{}}}); !errors.Is(err, errFenced) {
+		t.Errorf("an attempt that was given up on the way committed: %v", err)
+	}
+	if done, err := store.committed(r); done || err != nil {
+		t.Errorf("committed: %v, %v", done, err)
+	}
 }
 
 // A full or read-only disk is an error that names a path and the way out, and costs nothing that is committed.
