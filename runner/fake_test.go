@@ -24,7 +24,8 @@ type fakeTrainers struct {
 	step     time.Duration
 	sabotage string // "momentum", "random": what a resume forgets
 	fail     func(r *PlannedRun, p engine.Position) error
-	groups   func(runs int) error // whether there may be one of so many
+	groups   func(runs int) error   // whether there may be one of so many
+	launch   func([]Training) error // what becomes of all that share one
 }
 
 type fakeState struct {
@@ -58,7 +59,7 @@ func (f fakeTrainers) OpenGroup(runs []*PlannedRun) (TrainingGroup, error) {
 			return nil, err
 		}
 	}
-	g := &fakeGroup{}
+	g := &fakeGroup{launch: f.launch}
 	for _, r := range runs {
 		t, err := f.Open(r)
 		if err != nil {
@@ -69,11 +70,30 @@ func (f fakeTrainers) OpenGroup(runs []*PlannedRun) (TrainingGroup, error) {
 	return g, nil
 }
 
-type fakeGroup struct{ list []Training }
+type fakeGroup struct {
+	list   []Training
+	launch func([]Training) error
+}
+
+// fails is the failure of a launch that all of a list share, for each of them.
+func (g *fakeGroup) fails(list []Training) (failures []error) {
+	if g.launch == nil || len(list) < 2 {
+		return nil
+	}
+	if err := g.launch(list); err != nil {
+		for range list {
+			failures = append(failures, err)
+		}
+	}
+	return failures
+}
 
 func (g *fakeGroup) Trainings() []Training { return g.list }
 
 func (g *fakeGroup) Step(list []Training) (failures []error) {
+	if failures = g.fails(list); failures != nil {
+		return failures
+	}
 	for _, t := range list {
 		err := t.Step()
 		t.(*fakeTraining).inLaunches += float64(len(list) - 1)
@@ -83,6 +103,9 @@ func (g *fakeGroup) Step(list []Training) (failures []error) {
 }
 
 func (g *fakeGroup) EndEpoch(list []Training) (results []EpochResult, failures []error) {
+	if failures = g.fails(list); failures != nil {
+		return make([]EpochResult, len(list)), failures
+	}
 	for _, t := range list {
 		r, err := t.EndEpoch()
 		results, failures = append(results, r), append(failures, err)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -179,6 +180,103 @@ func TestARunFailsInAGroup(t *testing.T) {
 		if last[id].Attempt != 2 || last[id].Outcome != outcomeCommitted {
 			t.Errorf("%+v", last[id])
 		}
+	}
+}
+
+// A launch that fails, at the first step or on the way, at a step or at the end of an epoch, fails all that are in it: each of them is tried again
+// by itself, from where it was, at the cost of no attempt and of no device's reputation.
+func TestALaunchFails(t *testing.T) {
+	want := alone(t, fakeTrainers{})
+	lost := &bindings.Error{Status: bindings.OutOfMemory, Text: "no room for the program"}
+	for _, c := range []struct {
+		name  string
+		at    engine.Position // of one that is in the launch
+		err   error
+		class string
+	}{
+		{"out of memory at the first step", engine.Position{Epoch: 0, Step: 0}, lost, classMemory},
+		{"an error at the first step", engine.Position{Epoch: 0, Step: 0}, errors.New("a bit has fallen over"), classInternal},
+		{"an error on the way", engine.Position{Epoch: 1, Step: 4}, errors.New("a bit has fallen over"), classInternal},
+		{"out of memory at the end of an epoch", engine.Position{Epoch: 1, Step: 10}, lost, classMemory},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if _, err := openFake(t, groupStudy+"failures: {attempts: 1}\n", dir); err != nil {
+				t.Fatal(err)
+			}
+			hit := map[string]bool{} // runs of the launches that failed, one for each architecture
+			archs := map[string]bool{}
+			fake := fakeTrainers{launch: func(list []Training) error {
+				first := list[0].(*fakeTraining).r
+				if !slices.ContainsFunc(list, func(t Training) bool { p := t.Position(); return p.Epoch == c.at.Epoch && p.Step == c.at.Step }) || archs[first.Member.ID] {
+					return nil
+				}
+				archs[first.Member.ID] = true
+				for _, t := range list {
+					hit[t.(*fakeTraining).r.ID] = true
+				}
+				return c.err
+			}}
+			if err := (groupOf{orders: grouped, fake: fake}).train(t.Context(), t, dir); err != nil {
+				t.Fatal(err)
+			}
+			sameBytes(t, want, dir)
+			tidy(t, dir, groupRuns)
+			if len(archs) != 2 || len(hit) < 4 {
+				t.Fatalf("launches of %d architectures with %d runs failed", len(archs), len(hit))
+			}
+			attempts := map[string]int{}
+			for _, a := range readAll[attemptRow](t, dir, "attempts") {
+				attempts[a.RunID]++
+				second := hit[a.RunID] && a.Attempt == 2
+				switch {
+				case hit[a.RunID] && a.Attempt == 1 && (a.Outcome != outcomeFailed || a.FailureClass != c.class),
+					second && (a.Outcome != outcomeCommitted || *a.RunsPerLaunch != 1 || (a.ResumedFrom == nil) != (c.at.Epoch == 0)),
+					!hit[a.RunID] && a.Outcome != outcomeCommitted:
+					t.Errorf("%+v", a)
+				}
+			}
+			for id, n := range attempts {
+				if hit[id] != (n == 2) || n > 2 {
+					t.Errorf("run %s had %d attempts", id, n)
+				}
+			}
+		})
+	}
+}
+
+// A disk that is full when one of a group writes its checkpoint stops the worker and is nobody's failure; the same command goes on.
+func TestADiskIsFullInAGroup(t *testing.T) {
+	want, dir := alone(t, fakeTrainers{}), t.TempDir()
+	if _, err := openFake(t, groupStudy, dir); err != nil {
+		t.Fatal(err)
+	}
+	var full atomic.Int64
+	hook := func(point string) error {
+		if strings.HasPrefix(point, "checkpoint-000001") && strings.HasSuffix(point, "written") && full.Add(1) == 3 {
+			return &os.PathError{Op: "write", Path: point, Err: syscall.ENOSPC}
+		}
+		return nil
+	}
+	if err := (groupOf{orders: grouped, hook: hook}).train(t.Context(), t, dir); classify(err) != classFolder || !strings.Contains(err.Error(), "free space there") {
+		t.Fatalf("the worker ended with %v", err)
+	}
+	if err := (groupOf{orders: grouped}).train(t.Context(), t, dir); err != nil {
+		t.Fatal(err)
+	}
+	sameBytes(t, want, dir)
+	tidy(t, dir, groupRuns)
+	stopped := 0
+	for _, a := range readAll[attemptRow](t, dir, "attempts") {
+		switch {
+		case a.Outcome == outcomeStopped:
+			stopped++
+		case a.Outcome == outcomeFailed && a.FailureClass != classFolder:
+			t.Errorf("%+v", a)
+		}
+	}
+	if stopped < 2 {
+		t.Errorf("%d others of the group were stopped", stopped)
 	}
 }
 
