@@ -317,3 +317,15 @@ func TestWorkersThatDieAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// What counts against a run: a process that ends by its own fault, not one that was killed or asked to stop.
+func TestCrashed(t *testing.T) {
+	for end, want := range map[string]bool{"exit 2": true, "exit 75": false, "kill -KILL $$": false, "kill -TERM $$": false,
+		"kill -SEGV $$": true, "kill -BUS $$": true, "kill -ABRT $$": true} {
+		c := exec.Command("sh", "-c", "ulimit -c 0; "+end)
+		c.Run()
+		if got := crashed(c.ProcessState); got != want {
+			t.Errorf("%s (%v): %v, want %v", end, c.ProcessState, got, want)
+		}
+	}
+}
