@@ -119,8 +119,10 @@ func TestPageStandsAlone(t *testing.T) {
 
 func TestWhoMayLook(t *testing.T) {
 	_, local := serve(t, "")
-	if code, _, _ := get(t, local.URL, func(r *http.Request) { r.Host = "rebound.example" }); code != 403 {
-		t.Errorf("a page that points its name at loopback gets %d, want 403", code)
+	for _, host := range []string{"rebound.example", "rebound.example:8080", "192.0.2.7:8080", "[2001:db8::7]:8080"} {
+		if code, _, _ := get(t, local.URL, func(r *http.Request) { r.Host = host }); code != 403 {
+			t.Errorf("a page that points the name %s at loopback gets %d, want 403", host, code)
+		}
 	}
 	for _, host := range []string{"localhost:1", "127.0.0.1:1", "[::1]:1", "localhost"} {
 		if code, _, _ := get(t, local.URL, func(r *http.Request) { r.Host = host }); code != 200 {
@@ -236,6 +238,9 @@ func TestStream(t *testing.T) {
 	e := readEvent(t, b)
 	if from, n := rows(e); from != 8 || n != 2 {
 		t.Errorf("goes on with %d results from %d on, want 2 from 8", n, from)
+	}
+	if e := readEvent(t, b); e.name != "state" || !strings.Contains(e.data, `"n":5,"rho":`) {
+		t.Errorf("the correlation of five is not there: %s", e.data)
 	}
 	stop()
 	for last, want := range map[string]int{e.id: 10, "another-10": 0, "s-99": 0} {
