@@ -109,12 +109,13 @@ static size_t tile_floats(const anx_conv_plan *p) {
   return (p->weights.a_c ? p->weights.a_c * (size_t)p->gi : p->a_c * (size_t)p->ci) + p->d_k * (size_t)p->co + p->weights.d_floats;
 }
 
-/* What conv_narrow.c takes. Maps of two columns are better packed, many images side by side; so are channels that bf16's products take in pairs, and,
- * backward, groups whose X, G and Y are more than the second level cache holds. */
+/* What conv_narrow.c and conv_depthwise.c take. Maps of two columns are better packed, many images side by side; so are channels that bf16's products take
+ * in pairs, but for two or three on small maps (measured), and, backward, several channels whose X, G and Y are more than the second level cache holds. */
 static int narrow(const anx_conv_plan *p, const anx_op *op) {
   const int backward = op->kind == ANX_CONV_BWD;
-  if (backward && (op->out[2] >= 0 || (int64_t)3 * p->gi * op->h * op->w * ANX_IMAGES > 2 * TILE_FLOATS)) return 0;
-  return op->r == 3 && op->stride == 1 && p->gi == p->go && p->gi <= (p->pair == 1 ? ANX_NARROW : 1) && p->r_count == 3 && op->w > 2;
+  const int pixels = op->h * op->w, channels = p->pair == 1 ? ANX_NARROW : pixels <= 36 ? 3 : pixels <= 64 ? 2 : 1;
+  if (backward && (op->out[2] >= 0 || (p->gi > 1 && (int64_t)3 * p->gi * op->h * op->w * ANX_IMAGES > 2 * TILE_FLOATS))) return 0;
+  return op->r == 3 && op->stride == 1 && p->gi == p->go && p->gi <= channels && p->r_count == 3 && op->w > 2;
 }
 
 static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
@@ -130,7 +131,7 @@ static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
     p->narrow = p->blocks = p->row_slices = p->sections = 1;
     p->slices = p->blocks_total;
     p->a_floats = (size_t)(2 * p->go * op->p + p->taps * p->gi * p->go + 3) * ANX_IMAGES;
-    p->d_k = (size_t)((op->p + 1) * least(op->q, ANX_STRIP)) * ANX_IMAGES;
+    p->d_k = (size_t)(p->gi == 1 ? 3 * (op->q + 2) : (op->p + 1) * least(op->q, ANX_STRIP)) * ANX_IMAGES;
     return;
   }
   p->blocks = least(p->blocks_total, 8);
@@ -163,7 +164,7 @@ void anx_conv_plan_make(anx_conv_plan *p, const anx_op *op) {
   p->y_c = anx_channel_values(op->n, op->p, op->q);
   if (op->r == 1) plan_pointwise(p, op);
   else plan_spatial(p, op);
-  p->d_floats = op->kind == ANX_CONV_BWD ? p->d_k * (size_t)p->co : 0;
+  p->d_floats = op->kind == ANX_CONV_BWD ? p->d_k * (size_t)(p->narrow ? p->go : p->co) : 0;
   if (p->pair > 1) p->filter_floats = (size_t)p->groups * (size_t)p->taps * (size_t)(op->kind == ANX_CONV_BWD ? p->co * p->gi : p->go * p->ci);
   p->weight_floats = op->kind == ANX_CONV_BWD ? (size_t)op->k * ((size_t)p->taps * (size_t)p->gi + 1) : 0;
   p->sums_floats = (size_t)2 * ANX_IMAGES * (size_t)(op->kind == ANX_CONV_BWD ? p->gi : p->go);

@@ -10,7 +10,7 @@
  *   for them. While a slice is computed, the memory of the next one is fetched (ahead).
  *
  * Groups of at most four channels at stride 1 are conv_narrow.c's; what is left of them here: stride 2, backward maps of 56 px and more at g = 3 and 4,
- *   maps of 2 px, bf16 of g >= 2.
+ *   maps of 2 px, bf16 of g >= 2 but for small maps.
  *
  * Percent of the FMA peak on a Zen 5 (262 GFLOP/s of one core), batch 16, machine quiet; forward / both gradients / weight gradient alone:
  *        28 px, 128 channels    14 px, 256 channels    7 px, 512 channels

@@ -10,11 +10,13 @@
  * An output's additions go from the first filter row to the last, in a row from channel to channel; the sums of a batch norm have one accumulator a
  *   row, which goes from column to column; strips of the weight gradient are as wide everywhere. So bits do not depend on KB and PB, which differ
  *   between instruction sets.
- * bf16 is only stored here: the arithmetic is fp32's, since pairs of channels would have to be made of what is in registers.
+ * Backward with one channel a group is conv_depthwise.c's.
+ * bf16 is only stored here: the arithmetic is fp32's, since pairs of channels would have to be made of what is in registers. On
+ *   small maps that is faster than packed pairs all the same, up to 8 px at g = 2 and 6 px at g = 3: forward at g = 2, 7 and 4 px 65 -> 78, 36 -> 71 %.
  *
  * Percent of the FMA peak on a Zen 5 (262 GFLOP/s of one core), batch 16, machine quiet; forward / both gradients / weight gradient alone:
  *       28 px, 128 channels    14 px, 256 channels    7 px, 512 channels
- *   g 1 69 / 42 / 36           64 / 42 / 42           58 / 41 / 41
+ *   g 1 68                     64                     57           (backward: conv_depthwise.c)
  *   g 2 80 / 54 / 57           75 / 55 / 60           76 / 58 / 60
  *   g 3 82 / 59 / 65           79 / 64 / 69           76 / 58 / 68
  *   g 4 86 / 65 / 70           86 / 69 / 74           82 / 67 / 72
@@ -42,10 +44,12 @@ typedef struct narrow_map {
 
 #if ANX_ACCUMULATORS >= 24
 static const int8_t narrow_width[ANX_NARROW + 1] = {0, 7, 4, 2, 2};
-#define NARROW_ALL(F) F(1, 1) F(1, 2) F(1, 3) F(1, 4) F(1, 5) F(1, 6) F(1, 7) F(2, 1) F(2, 2) F(2, 3) F(2, 4) F(3, 1) F(3, 2) F(4, 1) F(4, 2)
+#define NARROW_ONE(F) F(1, 1) F(1, 2) F(1, 3) F(1, 4) F(1, 5) F(1, 6) F(1, 7)
+#define NARROW_MORE(F) F(2, 1) F(2, 2) F(2, 3) F(2, 4) F(3, 1) F(3, 2) F(4, 1) F(4, 2)
 #else
 static const int8_t narrow_width[ANX_NARROW + 1] = {0, 4, 2, 1, 1};
-#define NARROW_ALL(F) F(1, 1) F(1, 2) F(1, 3) F(1, 4) F(2, 1) F(2, 2) F(3, 1) F(4, 1)
+#define NARROW_ONE(F) F(1, 1) F(1, 2) F(1, 3) F(1, 4)
+#define NARROW_MORE(F) F(2, 1) F(2, 2) F(3, 1) F(4, 1)
 #endif
 
 /* Columns column-1..column+PB of a row of channel c, activated, in v; zero outside the map. */
@@ -182,21 +186,23 @@ AI void narrow_body(const narrow_map *given, int column, const int KB, const int
   }
 }
 
-#define NARROW_ONE(KB, PB)                                                                                                               \
-  static __attribute__((noinline)) void forward_##KB##_##PB(const narrow_map *m, int column) { narrow_body(m, column, KB, PB, 0); } \
+#define NARROW_FORWARD(KB, PB) \
+  static __attribute__((noinline)) void forward_##KB##_##PB(const narrow_map *m, int column) { narrow_body(m, column, KB, PB, 0); }
+#define NARROW_GRADIENT(KB, PB) \
   static __attribute__((noinline)) void gradient_##KB##_##PB(const narrow_map *m, int column) { narrow_body(m, column, KB, PB, 1); }
-NARROW_ALL(NARROW_ONE)
+NARROW_ONE(NARROW_FORWARD) NARROW_MORE(NARROW_FORWARD) NARROW_MORE(NARROW_GRADIENT)
 
-#define NARROW_NAMES(KB, PB) [KB][PB] = {forward_##KB##_##PB, gradient_##KB##_##PB},
+#define FORWARD_NAME(KB, PB) [KB][PB] = forward_##KB##_##PB,
+#define GRADIENT_NAME(KB, PB) [KB][PB] = gradient_##KB##_##PB,
 typedef void (*narrow_fn)(const narrow_map *, int column);
-static const narrow_fn narrow_table[ANX_NARROW + 1][8][2] = {NARROW_ALL(NARROW_NAMES)};
+static const narrow_fn narrow_table[2][ANX_NARROW + 1][8] = {{NARROW_ONE(FORWARD_NAME) NARROW_MORE(FORWARD_NAME)}, {NARROW_MORE(GRADIENT_NAME)}};
 
 /* All strips, as equal as possible; partial: the sums of the slice. */
 static void narrow_strips(const narrow_map *m, int back, double *partial) {
   const int most = narrow_width[m->channels], strips = (m->columns + most - 1) / most, width = m->columns / strips, wider = m->columns % strips;
   for (int i = 0, column = 0; i < strips; i++) {
     const int n = width + (i < wider);
-    narrow_table[m->channels][n][back](m, column);
+    narrow_table[back][m->channels][n](m, column);
     column += n;
   }
   if (!m->sums) return;

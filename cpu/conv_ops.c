@@ -149,9 +149,15 @@ void FN(anx_conv_fwd)(const anx_call *call) {
   if (call->out[FWD_SUMS]) anx_combine_sums(call->out[FWD_SUMS], call->partial, anx_sheets(call->op->n) * call->conv.slices, call->op->k);
 }
 
+static anx_share_fn backward_of(const anx_conv_plan *p) {
+  if (p->pointwise) return FN(anx_pointwise_backward);
+  if (p->narrow && p->gi == 1) return FN(anx_depthwise_backward);
+  return p->narrow ? FN(anx_narrow_backward) : FN(anx_spatial_backward);
+}
+
 void FN(anx_conv_bwd)(const anx_call *call) {
   anx_conv_job job = {call, anx_conv_split(&call->conv, call->op, anx_sheets(call->op->n), anx_pool_threads(call->pool), call->out[BWD_DX] != NULL),
-                      call->conv.pointwise ? FN(anx_pointwise_backward) : call->conv.narrow ? FN(anx_narrow_backward) : FN(anx_spatial_backward)};
+                      backward_of(&call->conv)};
   if (call->out[BWD_DX]) pack_filter(call);
   anx_pool_run(call->pool, FN(anx_conv_task), &job, anx_sheets(call->op->n) * job.parts.tasks);
   combine_sections(call);
