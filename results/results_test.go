@@ -166,3 +166,26 @@ func BenchmarkWrite(b *testing.B) {
 		}
 	}
 }
+
+// TestWhatTheDiskGivesBackIsCompared: a file that does not hold what was written never takes its name.
+func TestWhatTheDiskGivesBackIsCompared(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "one.parquet")
+	table, err := Tables().Table("runs")
+	must(t, err)
+	c, err := toColumns(table, []runRow{aRun("1")})
+	must(t, err)
+	err = commitSteps(path, c, nil, false, func(step string) {
+		if temporary, ok := strings.CutPrefix(step, "verify "); ok {
+			data, err := os.ReadFile(temporary)
+			must(t, err)
+			data[len(data)/2] ^= 1
+			must(t, os.WriteFile(temporary, data, 0o666))
+		}
+	})
+	if err == nil || !strings.Contains(err.Error(), "check the disk") {
+		t.Errorf("a bit that the disk turned over: %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}

@@ -44,7 +44,7 @@ func commit(path string, c *columns, meta map[string]string, replace bool) error
 	return commitSteps(path, c, meta, replace, func(string) {})
 }
 
-// commitSteps calls step before each thing that a kill may prevent.
+// commitSteps calls step before each thing that a kill may prevent, or a disk spoil.
 func commitSteps(path string, c *columns, meta map[string]string, replace bool, step func(string)) error {
 	if c.rows > maxRows {
 		return fmt.Errorf("cannot write %s: %d rows are more than the %d that are read again: split them", path, c.rows, int64(maxRows))
@@ -69,6 +69,7 @@ func commitSteps(path string, c *columns, meta map[string]string, replace bool, 
 		return err
 	}
 	defer os.Remove(temporary) // of no effect after a rename
+	step("verify " + temporary)
 	if err := verify(temporary, data, c); err != nil {
 		return fmt.Errorf("cannot write %s: what was read back differs from what was written (%w): check the disk", path, err)
 	}
