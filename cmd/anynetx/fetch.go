@@ -66,8 +66,10 @@ type downloader struct {
 	log    io.Writer
 }
 
+const longestDownload = time.Hour
+
 func newClient(transport http.RoundTripper) *http.Client {
-	return &http.Client{Transport: transport, Timeout: time.Hour, CheckRedirect: func(r *http.Request, via []*http.Request) error {
+	return &http.Client{Transport: transport, Timeout: longestDownload, CheckRedirect: func(r *http.Request, via []*http.Request) error {
 		if r.URL.Scheme != "https" || len(via) > 10 {
 			return fmt.Errorf("redirected to %s, which is not followed", r.URL)
 		}
@@ -78,6 +80,9 @@ func newClient(transport http.RoundTripper) *http.Client {
 func (d downloader) fetch(ctx context.Context, spec datasets.Spec, dir string) error {
 	folder := filepath.Join(dir, spec.Name)
 	if err := os.MkdirAll(folder, 0o777); err != nil {
+		return err
+	}
+	if err := removeParts(folder); err != nil {
 		return err
 	}
 	if a := spec.Archive; a != nil {
@@ -99,6 +104,17 @@ func (d downloader) fetch(ctx context.Context, spec datasets.Spec, dir string) e
 		}
 	}
 	return nil
+}
+
+// removeParts removes what downloads that were killed left in a folder: nothing came to it for longer than a download may take.
+func removeParts(folder string) error {
+	parts, err := filepath.Glob(filepath.Join(folder, ".*.part-*"))
+	for _, path := range parts {
+		if info, e := os.Stat(path); e == nil && time.Since(info.ModTime()) > longestDownload {
+			err = errors.Join(err, os.Remove(path))
+		}
+	}
+	return err
 }
 
 // download writes an address's content to target, if it has at most so many bytes and check is content with it.

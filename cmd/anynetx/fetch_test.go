@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"anynetx/datasets"
 )
@@ -30,6 +31,33 @@ func gzipped(t *testing.T, b []byte) []byte {
 		t.Fatal(err)
 	}
 	return out.Bytes()
+}
+
+func TestFetchRemovesWhatKilledDownloadsLeft(t *testing.T) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("pixels")) }))
+	defer server.Close()
+	dir := t.TempDir()
+	old, young := filepath.Join(dir, "small", ".images.part-1"), filepath.Join(dir, "small", ".images.part-2")
+	if err := os.MkdirAll(filepath.Dir(old), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{old, young} {
+		if err := os.WriteFile(path, []byte("pix"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	then := time.Now().Add(-longestDownload - time.Minute)
+	if err := os.Chtimes(old, then, then); err != nil {
+		t.Fatal(err)
+	}
+	spec := datasets.Spec{Name: "small", Files: []datasets.File{{Name: "images", Bytes: 6, SHA256: sha([]byte("pixels")), URL: server.URL + "/images"}}}
+	if err := (downloader{client: newClient(server.Client().Transport), log: io.Discard}).fetch(t.Context(), spec, dir); err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.ReadDir(filepath.Dir(old))
+	if err != nil || len(left) != 2 || left[0].Name() != filepath.Base(young) || left[1].Name() != "images" {
+		t.Errorf("%v %v; want what may be another download's, and the file", left, err)
+	}
 }
 
 func TestFetchFiles(t *testing.T) {
