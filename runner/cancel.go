@@ -46,6 +46,11 @@ func Cancel(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	if status, err := Status(dir); err != nil {
+		return err
+	} else if status.Complete {
+		return anynetx.Inputf("study %s is complete: there is nothing to cancel", dir)
+	}
 	me := identity()
 	if err := writeBytes(store.cancelPath(), fmt.Sprint(me.PID), fmt.Appendf(nil, "process %d on %s, %s\n", me.PID, me.Host, time.Now().Format(time.RFC3339Nano))); err != nil {
 		return err

@@ -231,6 +231,9 @@ func TestCancel(t *testing.T) {
 	runStudy(t, study, dir, 2, behaviour(fast))
 	sameBytes(t, want, dir)
 	tidy(t, dir, faultRuns)
+	if err := Cancel(ctx, dir); !errors.Is(err, anynetx.ErrInput) || !strings.Contains(err.Error(), "complete") {
+		t.Errorf("a complete study is cancelled: %v", err)
+	}
 }
 
 // The record of a run whose process died with words.

@@ -130,9 +130,13 @@ func examineDevices(library *bindings.Library) []finding {
 		return []finding{f}
 	}
 	var list []finding
+	units := "units"
+	if library.Name == "cpu" {
+		units = "cores"
+	}
 	for i, d := range devices {
 		f := finding{Check: fmt.Sprintf("device %s:%d", library.Name, i), State: stateOK,
-			Found: fmt.Sprintf("%s, %s, %d units, %s", d.Name, d.ISA, d.Units, bytesText(d.MemoryBytes))}
+			Found: fmt.Sprintf("%s, %s, %d %s, %s", d.Name, d.ISA, d.Units, units, bytesText(d.MemoryBytes))}
 		if err := exercise(library, i); err != nil {
 			f.State, f.Found, f.Mend = stateFailed, err.Error(), "the device does not do what a training needs first: look for other programs that use it, and at the system's log"
 		} else if d.ISA == "portable" {
