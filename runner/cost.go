@@ -144,7 +144,7 @@ func (s *Store) predict(runs, open []*PlannedRun, measure Measure) (prediction, 
 			return prediction{}, err
 		}
 		return prediction{costs: CostModel{PerMAC: 1 / speed.MACsPerSecond}, memory: speed.MemoryBytes, gpus: speed.GPUs,
-			basis: fmt.Sprintf("measured on %s for a moment: %.3g multiply-adds a second and worker", speed.Device, speed.MACsPerSecond)}, nil
+			basis: fmt.Sprintf("measured on %s for a moment: %.3g G multiply-adds a second and worker", speed.Device, speed.MACsPerSecond/1e9)}, nil
 	}
 	p.basis = fmt.Sprintf("learned from %d runs that finished on %s", e.total, name)
 	if e.powered > 0 {

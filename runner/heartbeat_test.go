@@ -2,15 +2,19 @@ package runner
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"anynetx/bindings"
+	"anynetx/engine"
 )
 
 // slowTrainers take a quarter of an hour for everything that comes before a step, and behind the last.
@@ -142,12 +146,34 @@ func TestALeaseLivesFromItsFirstMoment(t *testing.T) {
 
 // A lane that the device has no room for, though others have, costs nothing: its run waits for one of theirs.
 func TestNoRoomForALane(t *testing.T) {
+	for _, failure := range []error{&bindings.Error{Status: bindings.OutOfMemory, Text: "no room"}, errors.New("too many contexts")} {
+		noRoomForALane(t, failure)
+	}
+}
+
+// stepsWait keeps trainings from their next step until something has happened.
+func stepsWait(happened func() bool) func(*PlannedRun, engine.Position) error {
+	return func(*PlannedRun, engine.Position) error {
+		for begin := time.Now(); !happened() && time.Since(begin) < time.Minute; {
+			time.Sleep(time.Millisecond)
+		}
+		return nil
+	}
+}
+
+func noRoomForALane(t *testing.T, failure error) {
+	t.Helper()
 	dir := t.TempDir()
 	if _, err := openFake(t, faultStudy, dir); err != nil {
 		t.Fatal(err)
 	}
 	var mu sync.Mutex
 	opened, refused := 0, 0
+	heldUp := stepsWait(func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return refused > 0
+	})
 	stdin, hold := io.Pipe()
 	defer hold.Close()
 	go fmt.Fprintln(hold, `{"models":3}`)
@@ -156,10 +182,10 @@ func TestNoRoomForALane(t *testing.T) {
 		defer mu.Unlock()
 		if opened == 2 {
 			refused++
-			return nil, fmt.Errorf("device fake: %w", &bindings.Error{Status: bindings.OutOfMemory, Text: "no room"})
+			return nil, fmt.Errorf("device fake: %w", failure)
 		}
 		opened++
-		return fakeTrainers{seed: p.Seed, step: time.Millisecond}, nil
+		return fakeTrainers{seed: p.Seed, fail: heldUp}, nil
 	}})
 	if err != nil || refused == 0 {
 		t.Fatalf("%d lanes were refused; the worker ended with %v", refused, err)
@@ -170,6 +196,15 @@ func TestNoRoomForALane(t *testing.T) {
 			t.Errorf("%+v", a)
 		}
 	}
+	said := 0
+	for _, e := range readAll[Event](t, dir, "events") {
+		if e.Kind == "no_lane" && strings.Contains(e.Text, failure.Error()) {
+			said++
+		}
+	}
+	if said != 1 {
+		t.Errorf("%d events say that a lane could not be opened", said)
+	}
 }
 
 // A device that is lost while a lane is opened: what is held for the lane is given back, and is nobody's failure.
@@ -179,15 +214,15 @@ func TestWhatIsHeldIsGivenBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opened := 0
+	var opened atomic.Int64
 	stdin, hold := io.Pipe()
 	defer hold.Close()
 	go fmt.Fprintln(hold, `{"models":2}`)
 	err = Work(t.Context(), WorkerOptions{StudyDir: dir, Stdin: stdin, Ordered: true, Trainers: func(_ WorkerOptions, p *Plan) (Trainers, error) {
-		if opened++; opened > 1 {
+		if opened.Add(1) > 1 {
 			return nil, &bindings.Error{Status: bindings.DeviceLost, Text: "gone"}
 		}
-		return fakeTrainers{seed: p.Seed, step: time.Millisecond}, nil
+		return fakeTrainers{seed: p.Seed, fail: stepsWait(func() bool { return opened.Load() > 1 })}, nil
 	}})
 	if classify(err) != classDevice {
 		t.Fatalf("the worker ended with %v", err)

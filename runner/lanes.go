@@ -49,6 +49,7 @@ type lanes struct {
 	planner Trainers         // for plans only: a context is not for two at a time
 	held    []offer          // leased, to start together when the device is free
 	alone   bool             // what is in training wants no other beside it
+	refused bool             // a lane could not be opened
 	open    int              // attempts without an end
 
 	trained chan *lane // a run no longer needs its place on the device; the commit of one that is done follows while the next one trains
@@ -220,9 +221,15 @@ func (l *lanes) start() error {
 		n.trainers, l.idle = l.idle[last], l.idle[:last]
 	} else {
 		var err error
-		if n.trainers, err = l.w.openTrainers(); classify(err) == classMemory && len(l.active) > 0 {
-			return l.wait(nil) // a lane that is in use has what this one lacks
-		} else if err != nil {
+		n.trainers, err = l.w.openTrainers()
+		if err != nil && classify(err) != classDevice && len(l.active) > 0 { // a lane that is in use has what this one lacks
+			if !l.refused {
+				l.refused = true
+				l.w.events.append(happened(l.w.me, "no_lane", "a lane cannot be opened, so its run waits for one in use: %v", err))
+			}
+			return l.wait(nil)
+		}
+		if err != nil {
 			return err // what is held is given back
 		}
 	}
