@@ -3,6 +3,8 @@
 
 #define TILE_FLOATS (192 * 1024)   /* 768 KB: both tiles of a slice stay in a 1 MB second level cache */
 #define WEIGHT_PIXELS 256         /* between sums of lanes; 72 were 14 to 40 % slower, 512 no faster */
+#define STRIDED 32                /* channels of the widest group that conv_strided.c takes */
+#define STRIDED_FLOATS (128 * 1024) /* X and D of a slice of it */
 #define POINTWISE_FLOATS (128 * 1024)
 #define BUNDLE 8192               /* multiply-adds of vectors in a task */
 #define SECTIONS 4                /* at most; threads up to so many find whole ones */
@@ -118,6 +120,27 @@ static int narrow(const anx_conv_plan *p, const anx_op *op) {
   return op->r == 3 && op->stride == 1 && p->gi == p->go && p->gi <= channels && p->r_count == 3 && op->w > 2;
 }
 
+/* What conv_strided.c takes: with more channels, bf16's dot products are faster although they need packed tiles. Maps of two columns are better packed,
+ * many images side by side, but for the gradients of few channels. */
+static int strided(const anx_conv_plan *p, const anx_op *op) {
+  const int backward = op->kind == ANX_CONV_BWD, widest = p->pair == 1 ? STRIDED : backward ? 5 : 3, small = backward ? ANX_NARROW : 0;
+  return op->r == 3 && op->stride == 2 && p->gi == p->go && p->gi <= (op->w > 4 ? widest : least(widest, small)) && p->r_count == 3 && op->w > 2 &&
+         !(backward && op->out[2] >= 0);
+}
+
+static void plan_strided(anx_conv_plan *p, const anx_op *op) {
+  const int backward = op->kind == ANX_CONV_BWD, row = backward ? p->gi * 2 * op->w + p->go * (op->q + 1) : 0;
+  p->strided = p->blocks = 1;
+  if (backward) p->rows = least(op->p, most(1, STRIDED_FLOATS / ANX_IMAGES / row));
+  p->row_slices = divide_up(op->p, p->rows);
+  p->rows = divide_up(op->p, p->row_slices);
+  p->row_slices = divide_up(op->p, p->rows);
+  p->slices = p->row_slices * p->blocks_total;
+  p->sections = p->groups < SECTIONS ? least(SECTIONS / p->groups, p->slices) : 1; /* adding lanes is dear */
+  p->d_k = backward ? (size_t)odd((p->rows + 1) * (op->q + 1)) * ANX_IMAGES : 0;
+  p->a_floats = (size_t)(backward ? 4 * p->gi + p->taps * p->gi * p->go + 3 : 2 * p->go) * ANX_IMAGES;
+}
+
 static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
   const int backward = op->kind == ANX_CONV_BWD;
   window(&p->r_low, &p->r_count, op->r, p->pad, op->stride, op->h, op->p);
@@ -132,6 +155,10 @@ static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
     p->slices = p->blocks_total;
     p->a_floats = (size_t)(2 * p->go * op->p + p->taps * p->gi * p->go + 3) * ANX_IMAGES;
     p->d_k = (size_t)(p->gi == 1 ? 3 * (op->q + 2) : (op->p + 1) * least(op->q, ANX_STRIP)) * ANX_IMAGES;
+    return;
+  }
+  if (strided(p, op)) {
+    plan_strided(p, op);
     return;
   }
   p->blocks = least(p->blocks_total, 8);
@@ -164,8 +191,8 @@ void anx_conv_plan_make(anx_conv_plan *p, const anx_op *op) {
   p->y_c = anx_channel_values(op->n, op->p, op->q);
   if (op->r == 1) plan_pointwise(p, op);
   else plan_spatial(p, op);
-  p->d_floats = op->kind == ANX_CONV_BWD ? p->d_k * (size_t)(p->narrow ? p->go : p->co) : 0;
-  if (p->pair > 1) p->filter_floats = (size_t)p->groups * (size_t)p->taps * (size_t)(op->kind == ANX_CONV_BWD ? p->co * p->gi : p->go * p->ci);
+  p->d_floats = op->kind == ANX_CONV_BWD ? p->d_k * (size_t)(p->narrow || p->strided ? p->go : p->co) : 0;
+  if (p->pair > 1 && !p->strided) p->filter_floats = (size_t)p->groups * (size_t)p->taps * (size_t)(op->kind == ANX_CONV_BWD ? p->co * p->gi : p->go * p->ci);
   p->weight_floats = op->kind == ANX_CONV_BWD ? (size_t)op->k * ((size_t)p->taps * (size_t)p->gi + 1) : 0;
   p->sums_floats = (size_t)2 * ANX_IMAGES * (size_t)(op->kind == ANX_CONV_BWD ? p->gi : p->go);
 }

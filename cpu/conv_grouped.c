@@ -9,17 +9,13 @@
  * Where a filter has three columns and pixels are neighbours, a forward tile loads a row once for all three, and a weight tile needs one address
  *   for them. While a slice is computed, the memory of the next one is fetched (ahead).
  *
- * Groups of at most four channels at stride 1 are conv_narrow.c's; what is left of them here: stride 2, backward maps of 56 px and more at g = 3 and 4,
- *   maps of 2 px, bf16 of g >= 2 but for small maps.
+ * Groups of at most four channels at stride 1 are conv_narrow.c's, 3x3 groups of at most 32 at stride 2 conv_strided.c's; what is left of them here:
+ *   backward maps of 56 px and more at g = 3 and 4, maps of 2 px or that become them, bf16 of g >= 2 (at stride 2: 4, backward 6) but for small maps.
  *
  * Percent of the FMA peak on a Zen 5 (262 GFLOP/s of one core), batch 16, machine quiet; forward / both gradients / weight gradient alone:
  *        28 px, 128 channels    14 px, 256 channels    7 px, 512 channels
  *   g 8  85 / 76 / 70           85 / 77 / 77           83 / 76 / 70
  *   g 32 96 / 81 / 75           97 / 82 / 75          101 / 80 / 70
- * Below the gates (70 forward, 55 weight gradient) is stride 2 at g = 3 and 8: 30 and 60 forward, 31 and 52 weight gradient at 28 px, and hardly more
- *   with the few channels that the second level holds: not memory. An output takes four packed inputs: packing a slice twice, the second time from the
- *   caches, added 28 % of the time at g = 3, 20 at g = 8 and 13 at g = 16. With the multiply-adds that leaves 42, 20 and 15 % for the register tiles'
- *   loads and calls and for memory. Rows activated in registers, as in conv_narrow.c, would save the packing.
  */
 #include "conv_kernels.h"
 

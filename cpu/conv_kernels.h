@@ -134,6 +134,8 @@ void FN(anx_pointwise_backward)(const anx_call *, const anx_share *, float *scra
 void FN(anx_narrow_forward)(const anx_call *, const anx_share *, float *scratch);
 void FN(anx_depthwise_backward)(const anx_call *, const anx_share *, float *scratch);
 void FN(anx_narrow_backward)(const anx_call *, const anx_share *, float *scratch);
+void FN(anx_strided_forward)(const anx_call *, const anx_share *, float *scratch);
+void FN(anx_strided_backward)(const anx_call *, const anx_share *, float *scratch);
 void FN(anx_spatial_forward)(const anx_call *, const anx_share *, float *scratch);
 void FN(anx_spatial_backward)(const anx_call *, const anx_share *, float *scratch);
 

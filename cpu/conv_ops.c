@@ -135,15 +135,21 @@ static void pack_filter_part(void *argument, int part, int thread) {
 
 static void pack_filter(const anx_call *call) {
 #if PAIR == 2
-  if (!call->conv.narrow) anx_pool_run(call->pool, pack_filter_part, (void *)call, FILTER_PARTS);
+  if (!call->conv.narrow && !call->conv.strided) anx_pool_run(call->pool, pack_filter_part, (void *)call, FILTER_PARTS);
 #else
   (void)call;
 #endif
 }
 
+static anx_share_fn forward_of(const anx_conv_plan *p) {
+  if (p->pointwise) return FN(anx_pointwise_forward);
+  if (p->strided) return FN(anx_strided_forward);
+  return p->narrow ? FN(anx_narrow_forward) : FN(anx_spatial_forward);
+}
+
 void FN(anx_conv_fwd)(const anx_call *call) {
   anx_conv_job job = {call, anx_conv_split(&call->conv, call->op, anx_sheets(call->op->n), anx_pool_threads(call->pool), 0),
-                      call->conv.pointwise ? FN(anx_pointwise_forward) : call->conv.narrow ? FN(anx_narrow_forward) : FN(anx_spatial_forward)};
+                      forward_of(&call->conv)};
   pack_filter(call);
   anx_pool_run(call->pool, FN(anx_conv_task), &job, anx_sheets(call->op->n) * job.parts.tasks);
   if (call->out[FWD_SUMS]) anx_combine_sums(call->out[FWD_SUMS], call->partial, anx_sheets(call->op->n) * call->conv.slices, call->op->k);
@@ -152,6 +158,7 @@ void FN(anx_conv_fwd)(const anx_call *call) {
 static anx_share_fn backward_of(const anx_conv_plan *p) {
   if (p->pointwise) return FN(anx_pointwise_backward);
   if (p->narrow && p->gi == 1) return FN(anx_depthwise_backward);
+  if (p->strided) return FN(anx_strided_backward);
   return p->narrow ? FN(anx_narrow_backward) : FN(anx_spatial_backward);
 }
 

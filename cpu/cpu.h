@@ -44,6 +44,7 @@ typedef struct anx_weight_tiles {
 typedef struct anx_conv_plan {
   int pointwise, transposed; /* transposed: the weight gradient as a product over images and pixels, see conv_pointwise.c */
   int narrow; /* taken by conv_narrow.c, or backward with one channel a group by conv_depthwise.c: a slice is an image block */
+  int strided; /* taken by conv_strided.c */
   int groups, gi, go; /* groups; input and output channels of one */
   int pair, ci, co;   /* values in a slot of a tile, 2 in bf16 (isa.h); slots that hold gi and go channels */
   int pad, taps;      /* R/2; R R */

@@ -57,7 +57,7 @@ func TestCPULearnsInBF16(t *testing.T) {
 		trainer := newTestTrainer(t, ctx, c, load(t, ctx, blobs(16, 3, 4, 320, 64)), planOptions{})
 		must(t, trainer.Initialize())
 		r := runEpochs(t, trainer, c.Epochs)[c.Epochs-1]
-		if !(r.TestLoss < 0.15 && r.TestTop1ErrPct < 5) { // untrained: 1.39 and 75 %
+		if !(r.TestLoss < 0.3 && r.TestTop1ErrPct < 5) { // untrained: 1.39 and 75 %; between seeds, fp32 too: 0.005 to 0.16
 			t.Errorf("bf16 has not learnt: test loss %.4f, error %.1f %%", r.TestLoss, r.TestTop1ErrPct)
 		}
 		state, err := trainer.readState()
