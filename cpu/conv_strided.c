@@ -15,11 +15,11 @@
  *
  * Percent of the FMA peak on a Zen 5 (264 GFLOP/s of one core), batch 16, machine quiet; forward / both gradients / weight gradient alone:
  *        28 px, 128 channels    14 px, 256 channels    7 px, 512 channels
- *   g 1  30 / 20 / 21           21 / 17 / 18           16 / 16 / 13
- *   g 2  51 / 34 / 36           48 / 33 / 38           39 / 32 / 32
- *   g 3  60 / 42 / 42           60 / 41 / 49           57 / 42 / 44
+ *   g 1  32 / 20 / 21           25 / 19 / 20           20 / 18 / 18
+ *   g 2  52 / 34 / 34           49 / 34 / 40           45 / 33 / 36
+ *   g 3  60 / 44 / 42           63 / 43 / 52           62 / 45 / 46
  *   g 4  67 / 52 / 52           65 / 50 / 58           78 / 50 / 52
- *   g 8  75 / 59 / 57           77 / 62 / 63           93 / 62 / 59
+ *   g 8  74 / 61 / 59           77 / 62 / 63           96 / 63 / 61
  *   g 32 80 / 70 / 61           83 / 71 / 65          108 / 69 / 61
  * What bounds it: activating four inputs takes 4 multiply-adds beside 9 g (forward some 6, since tiles overlap by a row and a column); a stored vector takes
  *   two cycles. An output moves 320 bytes forward, 384 for its weight gradient, 896 for both gradients (with the lines of dX, fetched to be written),
