@@ -3,21 +3,21 @@
 #include "point.h"
 
 #define FORWARD_NAME(KB, PB) [KB][PB] = forward_##KB##_##PB,
-typedef void (*forward_fn)(const anx_forward_tile *, anx_place, int tiles, int rows);
+typedef void (*forward_fn)(const anx_forward_tile *, const anx_place *, int tiles, int rows);
 static const forward_fn forward_table[FORWARD_CHANNELS + 1][FORWARD_PIXELS + 1] = {FORWARD_ALL(FORWARD_NAME)};
 
 /* A row's tiles are as equal as possible: `wide` of them one pixel wider. The sums of a batch norm go from pixel to pixel and row to row. */
 static void channels(const anx_forward_tile *t, anx_place row, int kb, int count) {
   const int most = anx_forward_width[kb], tiles = (count + most - 1) / most, narrow = count / tiles, wide = count % tiles;
   if (!wide) {
-    forward_table[kb][narrow](t, row, tiles, t->more_rows + 1);
+    forward_table[kb][narrow](t, &row, tiles, t->more_rows + 1);
     return;
   }
   const size_t pixels = (size_t)wide * (size_t)(narrow + 1), fetches = (size_t)t->channels * t->fetch.step;
   for (int i = 0; i <= t->more_rows; i++, row.x += t->x_row, row.at += t->y_row, row.fetched += (size_t)count * fetches) {
     const anx_place rest = {row.x + pixels * t->x_p, row.k, row.at + pixels * t->y_p, row.fetched + pixels * fetches};
-    forward_table[kb][narrow + 1](t, row, wide, 1);
-    forward_table[kb][narrow](t, rest, tiles - wide, 1);
+    forward_table[kb][narrow + 1](t, &row, wide, 1);
+    forward_table[kb][narrow](t, &rest, tiles - wide, 1);
   }
 }
 

@@ -214,9 +214,10 @@ AI void anx_forward_body(const anx_forward_tile *t, anx_place place, const int K
 
 AI int anx_three(const anx_forward_tile *t) { return t->tap_columns == 3 && t->x_tc == 16 && t->x_p == 16 && t->y_p == 16; }
 
-/* One row, or all rows, of `tiles` tiles. */
+/* One row, or all rows, of `tiles` tiles. The place by address: as a value it was copied as a vector, and waited for the fields to leave the store buffer. */
 #define FORWARD_ONE(KB, PB)                                                                                                     \
-  static __attribute__((noinline)) void forward_##KB##_##PB(const anx_forward_tile *t, anx_place row, int tiles, int rows) {     \
+  static __attribute__((noinline)) void forward_##KB##_##PB(const anx_forward_tile *t, const anx_place *at, int tiles, int rows) { \
+    anx_place row = *at;                                                                                                         \
     const size_t x_step = PB * t->x_p, y_step = PB * t->y_p, fetches = PB * (size_t)t->channels * t->fetch.step;                 \
     for (int j = 0; j < rows; j++, row.x += t->x_row, row.at += t->y_row) {                                                      \
       anx_place place = row;                                                                                                     \
