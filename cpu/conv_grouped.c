@@ -14,8 +14,8 @@
  *
  * Percent of the FMA peak on a Zen 5 (262 GFLOP/s of one core), batch 16, machine quiet; forward / both gradients / weight gradient alone:
  *        28 px, 128 channels    14 px, 256 channels    7 px, 512 channels
- *   g 8  85 / 76 / 70           85 / 77 / 77           83 / 76 / 70
- *   g 32 96 / 81 / 75           97 / 82 / 75          101 / 80 / 70
+ *   g 8  85 / 76 / 70           87 / 78 / 77           88 / 76 / 70
+ *   g 32 96 / 81 / 75           98 / 82 / 75          102 / 81 / 70
  */
 #include "conv_kernels.h"
 

@@ -21,6 +21,9 @@
  *   g 3 82 / 59 / 65           79 / 64 / 69           76 / 58 / 68
  *   g 4 86 / 65 / 70           86 / 69 / 74           82 / 67 / 72
  * Without the sums of a batch norm forward at g = 2 and 7 px is 4 points faster, with channels that fit the second level cache 5.
+ * Both gradients at 56 px and 64 channels, beyond what the second level holds: 41 at g = 2. Parts of the rows that it does hold, tried, had 42 to 45, but 3
+ *   less from the third level; g = 3 and 4, packed there (47, 58), had 48 to 50 and 54.
+ * AVX2 has room for one column at g = 3 and 4, so that each multiply-add waits for a broadcast of its own: forward 61 and 66 % of its peak at 28 px.
  * Loads bound the weight gradient: where each multiply-add read D from memory, and G and Y of the next slice were fetched, it reached 52 at g = 2 and
  *   14 px, where this reaches 61.
  */
