@@ -100,7 +100,7 @@ func compareOutput(want, got *Output, e float64) error {
 const few = 64
 
 // Sizes sets the Size of outputs of a few values: sums that happen to cancel are as wrong as others of their terms. Their rms is that of more sums of
-// the same terms, otherwise paired: the case runs again with the values of each input shuffled.
+// the same terms, otherwise paired and of other signs: the case runs again with the values of each input shuffled.
 func Sizes(ctx *bindings.Context, c *Case, outputs []Output) error {
 	runs := 0
 	for i := range outputs {
@@ -131,7 +131,8 @@ func Sizes(ctx *bindings.Context, c *Case, outputs []Output) error {
 	return nil
 }
 
-// shuffled is the case with the float values of every input in another order.
+// shuffled is the case with the float values of every input in another order and, where an input has both signs, with signs drawn anew: a sum of all
+// of its values would be the same in any order.
 func shuffled(c *Case, number int) *Case {
 	other := *c
 	other.Tensors = append([]Tensor(nil), c.Tensors...)
@@ -148,8 +149,23 @@ func shuffled(c *Case, number int) *Case {
 			copy(a, b)
 			copy(b, x[:])
 		}
+		if negative, positive := signs(t.Data); !negative || !positive {
+			continue
+		}
+		for j := 3; j < len(t.Data); j += 4 {
+			t.Data[j] ^= byte(stream.Below(uint64(len(t.Data)+j), 2)) << 7
+		}
 	}
 	return &other
+}
+
+// signs says which signs float32 values have.
+func signs(data []byte) (negative, positive bool) {
+	for i := 3; i < len(data); i += 4 {
+		negative = negative || data[i] >= 0x80
+		positive = positive || data[i] < 0x80
+	}
+	return negative, positive
 }
 
 // SameBits is nil if two runs gave the same bits.
