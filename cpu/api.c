@@ -438,7 +438,8 @@ static anx_status program_profile(anx_context *c, anx_program *p, uint64_t *ns, 
 }
 
 #if defined(ANX_X86)
-anx_status anx_measure_ceilings_avx512(anx_failure *, anx_pool *, anx_ceilings *, double), anx_measure_ceilings_avx2(anx_failure *, anx_pool *, anx_ceilings *, double);
+anx_status anx_measure_ceilings_avx512(anx_failure *, anx_pool *, anx_ceilings *, double);
+anx_status anx_measure_ceilings_avx2(anx_failure *, anx_pool *, anx_ceilings *, double);
 #endif
 anx_status anx_measure_ceilings_portable(anx_failure *, anx_pool *, anx_ceilings *, double);
 

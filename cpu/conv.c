@@ -7,6 +7,7 @@
 #define STRIDED_FLOATS (128 * 1024) /* X and D of a slice of it */
 #define POINTWISE_FLOATS (128 * 1024)
 #define BUNDLE 8192               /* multiply-adds of vectors in a task */
+#define STEM_FLOATS (128 * 1024)  /* of act(X) */
 #define SECTIONS 4                /* at most; threads up to so many find whole ones */
 
 static int least(int a, int b) { return a < b ? a : b; }
@@ -141,6 +142,28 @@ static void plan_strided(anx_conv_plan *p, const anx_op *op) {
   p->a_floats = (size_t)(backward ? 4 * p->gi + p->taps * p->gi * p->go + 3 : 2 * p->go) * ANX_IMAGES;
 }
 
+/* conv_stem.c: a slice is some rows of an image block, whose tile of act(X) leaves room in the second level cache. */
+static void plan_stem(anx_conv_plan *p, const anx_op *op) {
+  anx_weight_tiles *w = &p->weights;
+  p->stem = p->blocks = 1;
+  w->a_pixel = (size_t)(ANX_IMAGES / p->pair);
+  w->a_step = (size_t)op->stride * w->a_pixel;
+  for (int n = 1;; n++) {
+    p->rows = divide_up(op->p, n);
+    p->a_rows = (p->rows - 1) * op->stride + p->r_count;
+    p->a_wp = (op->q - 1) * op->stride + p->s_count;
+    w->a_row = (size_t)p->a_wp * w->a_pixel;
+    w->a_c = (size_t)odd(divide_up(p->a_rows * p->a_wp, p->pair)) * ANX_IMAGES;
+    p->a_floats = w->a_c * (size_t)p->gi;
+    if (p->a_floats <= STEM_FLOATS || p->rows == 1) break;
+  }
+  p->row_slices = divide_up(op->p, p->rows);
+  p->slices = p->row_slices * p->blocks_total;
+  p->sections = least(SECTIONS, p->slices);
+  p->d_floats = (size_t)(ANX_STEM_PIXELS * ANX_IMAGES * ANX_STEM_CHANNELS);
+  p->sums_floats = (size_t)(p->taps * p->gi + 1) * (size_t)round16(p->go);
+}
+
 static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
   const int backward = op->kind == ANX_CONV_BWD;
   window(&p->r_low, &p->r_count, op->r, p->pad, op->stride, op->h, op->p);
@@ -155,6 +178,10 @@ static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
     p->slices = p->blocks_total;
     p->a_floats = (size_t)(2 * p->go * op->p + p->taps * p->gi * p->go + 3) * ANX_IMAGES;
     p->d_k = (size_t)(p->gi == 1 ? 3 * (op->q + 2) : (op->p + 1) * least(op->q, ANX_STRIP)) * ANX_IMAGES;
+    return;
+  }
+  if (backward && op->out[0] < 0 && p->groups == 1) {
+    plan_stem(p, op);
     return;
   }
   if (strided(p, op)) {
@@ -191,10 +218,12 @@ void anx_conv_plan_make(anx_conv_plan *p, const anx_op *op) {
   p->y_c = anx_channel_values(op->n, op->p, op->q);
   if (op->r == 1) plan_pointwise(p, op);
   else plan_spatial(p, op);
-  p->d_floats = op->kind == ANX_CONV_BWD ? p->d_k * (size_t)(p->narrow || p->strided ? p->go : p->co) : 0;
+  if (!p->stem) {
+    p->d_floats = op->kind == ANX_CONV_BWD ? p->d_k * (size_t)(p->narrow || p->strided ? p->go : p->co) : 0;
+    p->sums_floats = (size_t)2 * ANX_IMAGES * (size_t)(op->kind == ANX_CONV_BWD ? p->gi : p->go);
+  }
   if (p->pair > 1 && !p->strided) p->filter_floats = (size_t)p->groups * (size_t)p->taps * (size_t)(op->kind == ANX_CONV_BWD ? p->co * p->gi : p->go * p->ci);
   p->weight_floats = op->kind == ANX_CONV_BWD ? (size_t)op->k * ((size_t)p->taps * (size_t)p->gi + 1) : 0;
-  p->sums_floats = (size_t)2 * ANX_IMAGES * (size_t)(op->kind == ANX_CONV_BWD ? p->gi : p->go);
 }
 
 size_t anx_conv_scratch_floats(const anx_conv_plan *p) { return p->a_floats + p->d_floats + p->sums_floats + p->sparse_floats + p->weights.d_floats; }

@@ -1,4 +1,4 @@
-/* conv_grouped.c - every convolution that is not a 1x1 of stride 1: grouped and dense RxR, the stem, strided projections.
+/* conv_grouped.c - convolutions of RxR: grouped, dense, the stem's forward pass (its weight gradient: conv_stem.c).
  *
  * Layout: per slice and group, the activated input as a zero-padded tile [gi][rows][columns][blocks][16] and, backward, the gradient
  *   D = al G + be Y + de as a tile with its halo. Large maps: one image block and some rows, register tiles run along a row. Small maps (rows

@@ -136,6 +136,7 @@ void FN(anx_depthwise_backward)(const anx_call *, const anx_share *, float *scra
 void FN(anx_narrow_backward)(const anx_call *, const anx_share *, float *scratch);
 void FN(anx_strided_forward)(const anx_call *, const anx_share *, float *scratch);
 void FN(anx_strided_backward)(const anx_call *, const anx_share *, float *scratch);
+void FN(anx_stem_backward)(const anx_call *, const anx_share *, float *scratch);
 void FN(anx_spatial_forward)(const anx_call *, const anx_share *, float *scratch);
 void FN(anx_spatial_backward)(const anx_call *, const anx_share *, float *scratch);
 

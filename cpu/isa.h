@@ -119,7 +119,8 @@ AI vf vload_slots(const float *p) { return _mm512_loadu_ps(p); } /* a tile's pix
 AI vf vmac(vf a, vf b, vf sum) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 /* 16 slots of one value of low and one of high each; and the 32 values of low, then high */
 AI vf vinterleave(vf low, vf high) {
-  const __m512i order = _mm512_or_si512(_mm512_set1_epi32(16 << 16), _mm512_mullo_epi32(_mm512_set1_epi32(0x10001), _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)));
+  const __m512i slot = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i order = _mm512_or_si512(_mm512_set1_epi32(16 << 16), _mm512_mullo_epi32(_mm512_set1_epi32(0x10001), slot));
   return (vf)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(high, low));
 }
 AI vf vjoin(vf low, vf high) { return (vf)_mm512_cvtne2ps_pbh(high, low); }

@@ -60,8 +60,9 @@ static void convolution(program *p, int n, int size, int c, int k, int r, int st
   o = op(p, ANX_CONV_BWD, n, size, c, out, k);
   o->r = r, o->stride = stride, o->group = group;
   o->in[0] = y, o->in[1] = y, o->in[2] = vector(p, k), o->in[3] = vector(p, k), o->in[4] = vector(p, k);
-  o->in[5] = x, o->in[6] = s, o->in[7] = t, o->in[8] = vector(p, c), o->in[9] = w;
-  o->out[0] = map(p, n, size, c), o->out[1] = tensor(p, ANX_PLAIN, ANX_F32, k, r, r, group), o->out[3] = sums(p, c);
+  o->in[5] = x, o->in[6] = s, o->in[7] = t, o->in[9] = w;
+  o->out[1] = tensor(p, ANX_PLAIN, ANX_F32, k, r, r, group);
+  if (c > 3) o->in[8] = vector(p, c), o->out[0] = map(p, n, size, c), o->out[3] = sums(p, c); /* a stem has no input gradient */
   o = op(p, ANX_SGD, 1, 1, k * r * r * group, 1, 1);
   o->slot[0] = 0, o->slot[1] = 1;
   o->in[0] = p->ops[p->desc.ops - 2].out[1], o->out[0] = w, o->out[1] = vector(p, o->c), o->out[2] = tensor(p, ANX_PLAIN, ANX_F64, 1, 1, 1, ANX_COUNTERS);
@@ -69,7 +70,8 @@ static void convolution(program *p, int n, int size, int c, int k, int r, int st
 
 /* A join, its backward, the stem's pool and its backward, the mean: each reads what the one before has written. */
 static void maps(program *p, int n, int size, int c) {
-  const int half = (size - 1) / 2 + 1, x = map(p, n, size, c), y = map(p, n, size, c), g = map(p, n, size, c), small = map(p, n, half, c), s = vector(p, c), t = vector(p, c);
+  const int half = (size - 1) / 2 + 1, x = map(p, n, size, c), y = map(p, n, size, c), g = map(p, n, size, c), small = map(p, n, half, c);
+  const int s = vector(p, c), t = vector(p, c);
   anx_op *o = op(p, ANX_JOIN_FWD, n, size, c, size, c);
   o->in[0] = x, o->in[1] = s, o->in[2] = t, o->in[3] = x, o->out[0] = y;
   o = op(p, ANX_JOIN_BWD, n, size, c, size, c);

@@ -65,7 +65,10 @@ func agree(tb testing.TB, reference *bindings.Context, contexts []*bindings.Cont
 // largeCases have activations of 4 MB and more, which the cpu back end writes past the caches.
 func largeCases() []Case {
 	within, back := convOptions{affine: true, sums: true}, convOptions{affine: true, sums: true, bn: true}
+	stem := convOptions{bn: true, noDX: true}
 	return []Case{
+		convBwd(convShape{16, 32, 32, 3, 40, 7, 2, 3}, stem), convBwd(convShape{16, 9, 67, 3, 35, 7, 2, 3}, stem), convBwd(convShape{16, 3, 33, 3, 70, 3, 1, 3}, convOptions{affine: true, bias: true, noDX: true}),
+		convBwd(convShape{16, 64, 65, 3, 5, 3, 1, 3}, stem), // the last: in several slices
 		convFwd(convShape{16, 64, 65, 8, 17, 1, 1, 8}, within), convBwd(convShape{16, 64, 65, 17, 8, 1, 1, 17}, back), convBwd(convShape{16, 65, 64, 17, 8, 1, 2, 17}, back),
 		convFwd(grouped(16, 64, 65, 4, 4, 1), within), convBwd(grouped(16, 65, 64, 4, 4, 2), back), convFwd(convShape{512, 8, 8, 40, 40, 3, 1, 4}, within),
 		joinFwd(16, 64, 65, 17, joinIdentity, false), joinBwd(16, 64, 65, 17, false, true),
@@ -80,6 +83,7 @@ func sheetCases() []Case {
 		convFwd(convShape{128, 8, 8, 24, 40, 1, 1, 24}, within), convBwd(convShape{128, 8, 8, 24, 40, 1, 1, 24}, back), convBwd(convShape{128, 5, 4, 33, 20, 1, 2, 33}, back),
 		convFwd(convShape{128, 1, 1, 40, 70, 1, 1, 40}, within), convBwd(convShape{128, 1, 1, 40, 70, 1, 1, 40}, back), convBwd(convShape{128, 1, 1, 40, 10, 1, 1, 40}, withBias),
 		convFwd(grouped(128, 7, 6, 4, 3, 1), within), convBwd(grouped(128, 7, 6, 4, 3, 1), back), convBwd(grouped(160, 4, 3, 4, 4, 2), back), convBwd(grouped(256, 2, 2, 4, 5, 1), back),
+		convBwd(convShape{128, 10, 9, 3, 33, 3, 2, 3}, convOptions{bn: true, bias: true, noDX: true}),
 		joinFwd(128, 4, 5, 7, joinIdentity, false), joinBwd(128, 9, 8, 7, false, true), joinBwd(128, 3, 3, 7, true, false),
 		poolFwd(128, 5, 6, 7, tiesRare), poolBwd(128, 5, 6, 7, tiesRare), gapFwd(128, 3, 2, 5), xent(128, 10, xentOptions{valid: 100, smoothing: 0.1, scale: 1, gradient: true}),
 		inputCase("in sheets", 128, 6, 5, 9, 7, 3, func(b *builder, i int) (int, int, int, int, int) { return b.below(3), b.below(3), 5 + i%2, 5, i % 2 }),
