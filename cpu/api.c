@@ -275,7 +275,7 @@ static sizes workspace_of(const anx_context *c, const anx_program_desc *d, const
       const size_t section_floats = (sheets * (size_t)p.sections - 1) * p.weight_floats;
       if (section_floats > s.section_floats) s.section_floats = section_floats;
     } else if (op->kind == ANX_POOL_BWD) {
-      floats = 6 * (size_t)op->q * ANX_IMAGES; /* rows of pool.c */
+      floats = 4 * (size_t)op->q * ANX_IMAGES; /* rows of pool.c */
     }
     if (floats > s.scratch_floats) s.scratch_floats = floats;
     if (sheets * doubles_of(op) > s.doubles) s.doubles = sheets * doubles_of(op);

@@ -173,6 +173,5 @@ void anx_bn_fwd_coef(const anx_call *);
 void anx_bn_bwd_coef(const anx_call *);
 void anx_xent(const anx_call *);
 void anx_loss_scale(const anx_call *);
-void anx_input(const anx_call *);
 
 #endif

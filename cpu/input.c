@@ -1,8 +1,10 @@
-/* input.c - a batch of normalised crops from a uint8 set: gathers 16 images into the lanes. A task is some rows of one image block.
- * A rectangle of the output's own size is copied through a table of 256 normalised values per channel; another is resized bilinearly with
- * horizontal positions worked out once per image. Cost: about 1 ns per value copied, 5 ns per value resized. */
+/* input.c - a batch of normalised crops from a uint8 set: gathers 16 images into the lanes. A task is some rows of one image block, 16 pixels
+ * at a time: of each image they are normalised through a table of 256 values per channel, then transposed. A rectangle of the output's own
+ * size is copied; another is resized bilinearly, with horizontal positions worked out once per task. The row that comes next is brought near: an
+ * image is seldom in the caches.
+ * Cost: 0.5 to 0.6 ns per value copied (Zen 5). */
 #include <math.h>
-#include "cpu.h"
+#include "conv_kernels.h"
 
 #define PARTS 4 /* of the rows of a block */
 
@@ -12,10 +14,21 @@ typedef struct job {
   int64_t first;
 } job;
 
+/* An image, and where 16 columns of the output fall in its rows: byte of low and high, negative outside, and the share of high. */
 typedef struct source {
   const uint8_t *image;
-  int h, w, c;
+  const int32_t *sample;
+  int h, w, c, copied;
+  int32_t low[16], high[16];
+  float share[16];
+  int inside; /* all of them */
 } source;
+
+/* The two rows of an image that a row of the output lies between, null outside, and the share of the lower. */
+typedef struct between {
+  const uint8_t *upper, *lower;
+  float share;
+} between;
 
 /* Where output position i falls in a side of `length` pixels: low, high and the share of high. */
 static void place(int i, int size, int length, int *low, int *high, float *share) {
@@ -27,48 +40,80 @@ static void place(int i, int size, int length, int *low, int *high, float *share
   *share = (float)(at - (double)*low);
 }
 
-static float pixel(const job *j, const source *s, int64_t y, int64_t x, int channel) {
-  if (y < 0 || x < 0 || y >= s->h || x >= s->w) return 0;
-  return j->value[channel][s->image[((size_t)y * (size_t)s->w + (size_t)x) * (size_t)s->c + (size_t)(s->c == 3 ? channel : 0)]];
+static int32_t byte_of(const source *s, int x) {
+  const int64_t at = (int64_t)s->sample[ANX_SAMPLE_X] + x;
+  return at < 0 || at >= s->w ? -1 : (int32_t)at * s->c;
 }
 
-static void resize(const job *j, const source *s, const int32_t *sample, void *tensor, size_t out, size_t channel_stride, int h0, int h1, int h, int w) {
-  const int64_t top = sample[ANX_SAMPLE_Y], left = sample[ANX_SAMPLE_X];
-  for (int x = 0; x < w; x++) {
-    int x0, x1;
-    float fx;
-    place(sample[ANX_SAMPLE_FLIP] ? w - 1 - x : x, w, sample[ANX_SAMPLE_W], &x0, &x1, &fx);
-    for (int y = h0; y < h1; y++) {
-      int y0, y1;
-      float fy;
-      place(y, h, sample[ANX_SAMPLE_H], &y0, &y1, &fy);
-      for (int c = 0; c < 3; c++) {
-        const float a = pixel(j, s, top + y0, left + x0, c), b = pixel(j, s, top + y0, left + x1, c);
-        const float d = pixel(j, s, top + y1, left + x0, c), e = pixel(j, s, top + y1, left + x1, c);
-        const float upper = (1 - fx) * a + fx * b, lower = (1 - fx) * d + fx * e;
-        anx_put(tensor, out + (size_t)c * channel_stride + ((size_t)y * (size_t)w + (size_t)x) * 16, j->call->op->dtype,
-                (1 - fy) * upper + fy * lower);
-      }
-    }
+/* Columns x..x+15 of w. */
+static void place_columns(source *s, int x, int w) {
+  s->inside = 1;
+  for (int i = 0; i < 16; i++) {
+    const int column = s->sample[ANX_SAMPLE_FLIP] ? w - 1 - (x + i) : x + i, there = x + i < w;
+    int low = column, high = column;
+    if (!s->copied && there) place(column, w, s->sample[ANX_SAMPLE_W], &low, &high, &s->share[i]);
+    s->low[i] = there ? byte_of(s, low) : -1;
+    s->high[i] = there ? byte_of(s, high) : -1;
+    s->inside &= s->low[i] >= 0 && s->high[i] >= 0;
   }
 }
 
-static void copy(const job *j, const source *s, const int32_t *sample, void *tensor, size_t out, size_t channel_stride, int h0, int h1, int w) {
-  const int64_t top = sample[ANX_SAMPLE_Y], left = sample[ANX_SAMPLE_X];
-  const int flip = sample[ANX_SAMPLE_FLIP];
-  for (int c = 0; c < 3; c++) {
-    const float *value = j->value[c];
-    size_t to = out + (size_t)c * channel_stride + (size_t)h0 * (size_t)w * 16;
-    for (int y = h0; y < h1; y++) {
-      const int64_t sy = top + y;
-      const int inside = sy >= 0 && sy < s->h;
-      const uint8_t *row = inside ? s->image + (size_t)sy * (size_t)s->w * (size_t)s->c + (s->c == 3 ? c : 0) : NULL;
-      for (int x = 0; x < w; x++, to += 16) {
-        const int64_t sx = left + (flip ? w - 1 - x : x);
-        anx_put(tensor, to, j->call->op->dtype, inside && sx >= 0 && sx < s->w ? value[row[(size_t)sx * (size_t)s->c]] : 0);
-      }
-    }
+static const uint8_t *row_of(const source *s, int y) {
+  const int64_t at = (int64_t)s->sample[ANX_SAMPLE_Y] + y;
+  return at < 0 || at >= s->h ? NULL : s->image + (size_t)at * (size_t)s->w * (size_t)s->c;
+}
+
+/* Of output row y of h. */
+static between rows_of(const source *s, int y, int h) {
+  int low = y, high = y;
+  between b = {.share = 0};
+  if (!s->copied) place(y, h, s->sample[ANX_SAMPLE_H], &low, &high, &b.share);
+  b.upper = row_of(s, low);
+  b.lower = row_of(s, high);
+  return b;
+}
+
+/* Both ends of the columns in a row that is needed soon: an image is seldom in the caches. */
+static void fetch(const source *s, const uint8_t *row) {
+  if (!row) return;
+  if (s->low[0] >= 0) __builtin_prefetch(row + s->low[0]);
+  if (s->low[15] >= 0) __builtin_prefetch(row + s->low[15]);
+}
+
+AI float pixel(const float *value, const uint8_t *row, int32_t at, const int INSIDE) { return INSIDE || (row && at >= 0) ? value[row[at]] : 0; }
+
+AI void fill_channel(const float *value, const source *s, const between *b, float *to, const int INSIDE) {
+  if (s->copied) {
+    for (int i = 0; i < 16; i++) to[i] = pixel(value, b->upper, s->low[i], INSIDE);
+    return;
   }
+  for (int i = 0; i < 16; i++) {
+    const float right = s->share[i];
+    const float upper = (1 - right) * pixel(value, b->upper, s->low[i], INSIDE) + right * pixel(value, b->upper, s->high[i], INSIDE);
+    const float lower = (1 - right) * pixel(value, b->lower, s->low[i], INSIDE) + right * pixel(value, b->lower, s->high[i], INSIDE);
+    to[i] = (1 - b->share) * upper + b->share * lower;
+  }
+}
+
+/* The columns of a row, three channels: rows[channel][lane][pixel], of one lane. */
+static void fill(const job *j, const source *s, between b, float *rows) {
+  const int inside = s->inside && b.upper && b.lower, step = s->c == 3;
+  for (int channel = 0; channel < 3; channel++, rows += 256) {
+    if (inside) fill_channel(j->value[channel], s, &b, rows, 1);
+    else fill_channel(j->value[channel], s, &b, rows, 0);
+    if (b.upper) b.upper += step;
+    if (b.lower) b.lower += step;
+  }
+}
+
+/* The 16 rows of a channel as n pixels; next: those of the next row. */
+static void write_pixels(const float *rows, int n, stored *to, int stream, const stored *next) {
+  for (int i = 0; i < n && !stream; i += 4 / (int)sizeof(stored)) __builtin_prefetch(next + i * 16, 1); /* lines that will be written */
+  float pixels[256] __attribute__((aligned(64)));
+  vf v[16 * LANES];
+  UNROLL for (int i = 0; i < 16 * LANES; i++) v[i] = vload(rows + i * VL);
+  anx_transpose16(v, pixels, 16);
+  WRITE_RUN(to, 0, (size_t)n * 16, VL, stream, i, vload(pixels + i));
 }
 
 static void part_of_block(void *argument, int part, int thread) {
@@ -79,23 +124,43 @@ static void part_of_block(void *argument, int part, int thread) {
   const anx_tensor *images = call->tin[0];
   const int32_t *labels = call->in[1], *samples = call->in[2];
   int32_t *y = call->out[1];
-  const int b = part % parts / PARTS;
+  const int b = part % parts / PARTS, stream = anx_streams(call->images, op->h, op->w, op->c);
+  source sources[16];
   int h0, h1;
   (void)thread;
   anx_part_range(op->h, PARTS, part % PARTS, &h0, &h1);
-  const size_t channel_stride = anx_channel_values(op->n, op->h, op->w), bytes = (size_t)images->h * (size_t)images->w * (size_t)images->c;
   for (int lane = 0; lane < ANX_IMAGES; lane++) {
     const int row = sheet * op->n + b * ANX_IMAGES + lane;
-    const int32_t *sample = samples + (size_t)(j->first + row) * ANX_SAMPLE_COLUMNS;
-    const source s = {(const uint8_t *)call->in[0] + (size_t)sample[ANX_SAMPLE_IMAGE] * bytes, images->h, images->w, images->c};
-    const size_t out = (size_t)b * (size_t)op->h * (size_t)op->w * 16 + (size_t)lane;
-    if (part % PARTS == 0) y[row] = labels[sample[ANX_SAMPLE_IMAGE]];
-    if (sample[ANX_SAMPLE_H] == op->h && sample[ANX_SAMPLE_W] == op->w) copy(j, &s, sample, call->out[0], out, channel_stride, h0, h1, op->w);
-    else resize(j, &s, sample, call->out[0], out, channel_stride, h0, h1, op->h, op->w);
+    const int32_t *sample = samples + (size_t)(j->first + row) * ANX_SAMPLE_COLUMNS, number = sample[ANX_SAMPLE_IMAGE];
+    if (part % PARTS == 0) y[row] = labels[number];
+    sources[lane] = (source){.image = (const uint8_t *)call->in[0] + (size_t)number * (size_t)images->h * (size_t)images->w * (size_t)images->c,
+                             .sample = sample, .h = images->h, .w = images->w, .c = images->c,
+                             .copied = sample[ANX_SAMPLE_H] == op->h && sample[ANX_SAMPLE_W] == op->w};
+  }
+  const size_t channel = anx_channel_values(op->n, op->h, op->w);
+  for (int x = 0; x < op->w; x += 16) {
+    const int n = op->w - x < 16 ? op->w - x : 16;
+    between at[16];
+    for (int lane = 0; lane < ANX_IMAGES; lane++) {
+      place_columns(&sources[lane], x, op->w);
+      at[lane] = rows_of(&sources[lane], h0, op->h);
+      fetch(&sources[lane], at[lane].upper);
+    }
+    for (int h = h0; h < h1; h++) {
+      float rows[3][16][16] __attribute__((aligned(64)));
+      for (int lane = 0; lane < ANX_IMAGES; lane++) {
+        const between here = at[lane];
+        at[lane] = rows_of(&sources[lane], h + 1, op->h);
+        fetch(&sources[lane], at[lane].lower);
+        fill(j, &sources[lane], here, rows[0][lane]);
+      }
+      stored *to = (stored *)call->out[0] + (((size_t)b * (size_t)op->h + (size_t)h) * (size_t)op->w + (size_t)x) * 16;
+      for (int c = 0; c < 3; c++, to += channel) write_pixels(rows[c][0], n, to, stream, to + (h + 1 < h1 ? op->w * 16 : 0));
+    }
   }
 }
 
-void anx_input(const anx_call *call) {
+void FN(anx_input)(const anx_call *call) {
   const anx_op *op = call->op;
   const anx_tensor *table = call->tin[2];
   const int64_t rows = (int64_t)table->n * table->h * table->w * table->c / ANX_SAMPLE_COLUMNS;

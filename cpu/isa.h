@@ -135,6 +135,24 @@ AI void write_lines(stored *to, const vf *a, const int n) {
     if (n % 2) astore(to + 16 * (n - 1), a[n - 1]);
   }
 }
+/* Every step-th value, from `first` to n, of the run at `to` becomes value, an expression of i; past the caches if stream. Two neighbours are a line. */
+#define WRITE_RUN(to, first, n, step, stream, i, value)                                                                                \
+  do {                                                                                                                                 \
+    stored *const to_ = (to);                                                                                                          \
+    const size_t n_ = (n), step_ = (step);                                                                                             \
+    size_t i = (first);                                                                                                                \
+    if ((uintptr_t)(to_ + i) % 64 && i < n_) { astore(to_ + i, value); i += step_; }                                                   \
+    while (i + step_ < n_) {                                                                                                           \
+      stored *const line_ = to_ + i;                                                                                                   \
+      const vf low_ = value;                                                                                                           \
+      i += step_;                                                                                                                      \
+      const vf high_ = value;                                                                                                          \
+      i += step_;                                                                                                                      \
+      if (stream) _mm512_stream_ps((float *)(void *)line_, vjoin(low_, high_));                                                        \
+      else _mm512_store_ps((float *)(void *)line_, vjoin(low_, high_));                                                                \
+    }                                                                                                                                  \
+    if (i < n_) astore(to_ + i, value);                                                                                                \
+  } while (0)
 #else
 #define PAIR 1
 typedef float stored;
@@ -144,6 +162,10 @@ AI void awrite(stored *p, vf a, int stream) { /* past the caches if stream */
   if (stream) vstream(p, a);
   else vstore(p, a);
 }
+#define WRITE_RUN(to, first, n, step, stream, i, value)                                       \
+  do {                                                                                        \
+    for (size_t i = (first); i < (size_t)(n); i += (step)) awrite((to) + i, value, stream);   \
+  } while (0)
 AI vf vload_slots(const float *p) { return vload(p); }
 AI vf vmac(vf a, vf b, vf sum) { return vfma(a, b, sum); }
 #endif

@@ -55,11 +55,11 @@ static void forward_channel(const anx_call *call, int c, size_t first, size_t co
   const vf s = vset(((const float *)call->in[1])[c]), t = vset(((const float *)call->in[2])[c]);
   if (z && call->in[4]) {
     const vf sp = vset(((const float *)call->in[4])[c]), tp = vset(((const float *)call->in[5])[c]);
-    for (size_t i = 0; i < n; i += VL) awrite(y + i, vrelu(vaffine(s, aload(x + i), t) + vaffine(sp, aload(z + i), tp)), stream);
+    WRITE_RUN(y, 0, n, VL, stream, i, vrelu(vaffine(s, aload(x + i), t) + vaffine(sp, aload(z + i), tp)));
   } else if (z) {
-    for (size_t i = 0; i < n; i += VL) awrite(y + i, vrelu(vaffine(s, aload(x + i), t) + aload(z + i)), stream);
+    WRITE_RUN(y, 0, n, VL, stream, i, vrelu(vaffine(s, aload(x + i), t) + aload(z + i)));
   } else {
-    for (size_t i = 0; i < n; i += VL) awrite(y + i, vrelu(vaffine(s, aload(x + i), t)), stream);
+    WRITE_RUN(y, 0, n, VL, stream, i, vrelu(vaffine(s, aload(x + i), t)));
   }
 }
 
@@ -75,37 +75,42 @@ void FN(anx_join_fwd)(const anx_call *call) { anx_pool_run(call->pool, forward_t
 /* Lane sums of at most SPAN vectors go to double at once. */
 #define SPAN 256
 
+typedef struct sums {
+  vf g, g_x, g_p;
+} sums;
+
+/* The gradient's vector v, masked; to the sums. p may be null. */
+AI vf masked(vf v, const stored *y, const stored *x, vf mean, const stored *p, vf mean_p, sums *s) {
+  v = vkeep_gt(v, aload(y), vzero());
+  s->g = s->g + v;
+  s->g_x = vfma(v, aload(x) - mean, s->g_x);
+  if (p) s->g_p = vfma(v, aload(p) - mean_p, s->g_p);
+  return v;
+}
+
 /* total: of the masked gradient, of it times x, of it times p */
 static void backward_channel(const anx_call *call, int c, size_t begin, size_t end, double *total) {
   const anx_op *op = call->op;
-  const int map = op->h * op->w, broadcast = (op->flags & ANX_BROADCAST) != 0;
-  const size_t at = (size_t)c * anx_channel_values(op->n, op->h, op->w);
+  const size_t map = (size_t)op->h * (size_t)op->w, at = (size_t)c * anx_channel_values(op->n, op->h, op->w);
+  const int broadcast = (op->flags & ANX_BROADCAST) != 0, stream = anx_streams(call->images, op->h, op->w, op->c);
   const stored *dx = (const stored *)call->in[0] + (broadcast ? (size_t)c * anx_channel_values(op->n, 1, 1) : at);
   const stored *y = (const stored *)call->in[1] + at, *x = (const stored *)call->in[2] + at;
   const stored *p = call->in[4] ? (const stored *)call->in[4] + at : NULL;
   const vf mean = vset(((const float *)call->in[3])[c]), mean_p = vset(p ? ((const float *)call->in[5])[c] : 0.0f);
   const vf share = vset(1.0f / (float)map);
   stored *g = (stored *)call->out[0] + at;
-  const int stream = anx_streams(call->images, op->h, op->w, op->c);
   total[0] = total[1] = total[2] = 0;
   for (size_t first = begin; first < end; first += SPAN) {
-    const size_t last = first + SPAN < end ? first + SPAN : end;
+    const size_t last = (first + SPAN < end ? first + SPAN : end) * 16;
     float lanes[3][16] __attribute__((aligned(64)));
-    for (int l = 0; l < 16; l += VL) {
-      vf s1 = vzero(), s2 = vzero(), s3 = vzero();
-      for (size_t i = first; i < last; i++) {
-        const size_t o = i * 16 + (size_t)l;
-        vf v = aload(dx + (broadcast ? i / (size_t)map * 16 + (size_t)l : o));
-        if (broadcast) v = v * share;
-        v = vkeep_gt(v, aload(y + o), vzero());
-        awrite(g + o, v, stream);
-        s1 = s1 + v;
-        s2 = vfma(v, aload(x + o) - mean, s2);
-        if (p) s3 = vfma(v, aload(p + o) - mean_p, s3);
-      }
-      vstore(lanes[0] + l, s1);
-      vstore(lanes[1] + l, s2);
-      vstore(lanes[2] + l, s3);
+    for (size_t l = 0; l < 16; l += VL) {
+      sums s = {vzero(), vzero(), vzero()};
+      if (broadcast) WRITE_RUN(g, first * 16 + l, last, 16, stream, i, masked(aload(dx + i / 16 / map * 16 + l) * share, y + i, x + i, mean, p ? p + i : NULL, mean_p, &s));
+      else if (p) WRITE_RUN(g, first * 16 + l, last, 16, stream, i, masked(aload(dx + i), y + i, x + i, mean, p + i, mean_p, &s));
+      else WRITE_RUN(g, first * 16 + l, last, 16, stream, i, masked(aload(dx + i), y + i, x + i, mean, NULL, mean_p, &s));
+      vstore(lanes[0] + l, s.g);
+      vstore(lanes[1] + l, s.g_x);
+      vstore(lanes[2] + l, s.g_p);
     }
     for (int i = 0; i < (p ? 3 : 2); i++) total[i] += anx_lane_sum_f64(lanes[i]);
   }

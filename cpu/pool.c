@@ -51,108 +51,129 @@ static void forward_map(void *argument, int index, int thread) {
 
 void FN(anx_pool_fwd)(const anx_call *call) { anx_pool_run(call->pool, forward_map, (void *)call, tasks_of(call)); }
 
-/* The first maximum of three in a row, and where it is: 0, 1 or 2. */
+/* A maximum above zero, and its place. A window's places are 3 row + column, the first where there are several; nowhere: none is above zero, or
+ * all are NaN, so that nobody is given its gradient. */
 typedef struct first {
   vf best, place;
 } first;
 
-AI first better(first f, vf a, vf place) {
-  f.place = vselect_gt(a, f.best, place, f.place);
+AI first nowhere(void) { return (first){vzero(), vset(9.0f)}; }
+
+AI first better(first f, vf a, const int place) {
+  f.place = vselect_gt(a, f.best, vset((float)place), f.place);
   f.best = vselect_gt(a, f.best, a, f.best);
   return f;
 }
 
-/* Of row h of the windows of a row, to best and place. */
-static void row_maxima(const anx_op *op, const stored *x, int h, vf s, vf t, float *best, float *place) {
-  const vf one = vset(1.0f), two = vset(2.0f);
-  x += (size_t)h * (size_t)op->w * 16;
+/* Of the rows of windows that have been seen. */
+typedef struct maxima {
+  float *place[2];  /* of windows of even and odd rows [Q][16] */
+  float *best, *at; /* of row 2p + 1 in the columns of each window, as the first of the next row's windows */
+} maxima;
+
+/* Places of row p of windows. */
+static void place_row(const anx_op *op, const stored *x, int p, vf s, vf t, const maxima *m) {
+  const int two = 2 * p + 1 < op->h;
+  const stored *upper = x + (size_t)(2 * p) * (size_t)op->w * 16, *lower = upper + (size_t)op->w * 16;
   for (int l = 0; l < 16; l += VL) {
-    vf left = vset(-1.0f);
+    vf left = vzero(), left_below = vzero();
     for (int q = 0; q < op->q; q++) {
-      const stored *at = x + (size_t)q * 32 + l;
-      first f = better((first){vset(-1.0f), vzero()}, left, vzero());
-      f = better(f, vrelu(vaffine(s, aload(at), t)), one);
-      if (2 * q + 1 < op->w) {
-        left = vrelu(vaffine(s, aload(at + 16), t));
-        f = better(f, left, two);
+      const size_t at = (size_t)q * 32 + (size_t)l, o = (size_t)q * 16 + (size_t)l;
+      const int right = 2 * q + 1 < op->w;
+      first f = p ? (first){vload(m->best + o), vload(m->at + o)} : nowhere();
+      f = better(better(f, left, 3), vaffine(s, aload(upper + at), t), 4);
+      if (right) {
+        left = vaffine(s, aload(upper + at + 16), t);
+        f = better(f, left, 5);
       }
-      vstore(best + q * 16 + l, f.best);
-      vstore(place + q * 16 + l, f.place);
+      if (two) {
+        first below = better(better(nowhere(), left_below, 0), vaffine(s, aload(lower + at), t), 1);
+        if (right) {
+          left_below = vaffine(s, aload(lower + at + 16), t);
+          below = better(below, left_below, 2);
+        }
+        vstore(m->best + o, below.best);
+        vstore(m->at + o, below.place);
+        f.place = vselect_gt(below.best, f.best, vset(6.0f) + below.place, f.place);
+      }
+      vstore(m->place[p % 2] + o, f.place);
     }
   }
 }
 
-/* What a map's rows have come to. A window's place is 3 row + column of its first maximum. */
-typedef struct maxima {
-  float *place[2];            /* of windows of odd and even rows [Q][16] */
-  float *best, *at;           /* of row 2p + 1, which the next row of windows sees too */
-  float *best_1, *at_1;       /* of row 2p */
-} maxima;
-
-static void place_row(const anx_op *op, const stored *x, int p, vf s, vf t, const maxima *m) {
-  float *place = m->place[p % 2];
-  row_maxima(op, x, 2 * p, s, t, m->best_1, m->at_1);
-  for (int i = 0; i < op->q * 16; i += VL) {
-    first f = {vset(-1.0f), vzero()};
-    if (p) f = better(f, vload(m->best + i), vload(m->at + i));
-    f = better(f, vload(m->best_1 + i), vset(3.0f) + vload(m->at_1 + i));
-    vstore(m->best_1 + i, f.best);
-    vstore(place + i, f.place);
-  }
-  if (2 * p + 1 >= op->h) return;
-  row_maxima(op, x, 2 * p + 1, s, t, m->best, m->at);
-  for (int i = 0; i < op->q * 16; i += VL) {
-    const first f = better((first){vload(m->best_1 + i), vload(place + i)}, vload(m->best + i), vset(6.0f) + vload(m->at + i));
-    vstore(place + i, f.place);
-  }
-}
-
-/* A row of windows that sees a row of the gradient: their gradients, places, and the place of the row's first column in them. */
+/* A row of windows: their gradients and places. */
 typedef struct windows {
   const stored *d;
   const float *place;
-  vf first;
 } windows;
 
-/* What window q gives its column 0, 1 or 2. */
-AI vf given(const windows *w, int q, int l, int column) {
-  return vkeep_eq(aload(w->d + (size_t)q * 16 + l), vload(w->place + q * 16 + l), w->first + vset((float)column));
+/* What the window at o gives its pixel at a place. */
+AI vf given(const windows *w, size_t o, const int place) { return vkeep_eq(aload(w->d + o), vload(w->place + o), vset((float)place)); }
+
+/* Of two neighbouring pixels, unless the second is beyond the row. */
+AI void write_two(stored *to, const vf *v, int two, int stream) {
+#if PAIR == 2
+  if (two && (uintptr_t)to % 64 == 0) {
+    if (stream) _mm512_stream_ps((float *)(void *)to, vjoin(v[0], v[1]));
+    else _mm512_store_ps((float *)(void *)to, vjoin(v[0], v[1]));
+    return;
+  }
+#endif
+  awrite(to, v[0], stream);
+  if (two) awrite(to + 16, v[1], stream);
 }
 
-/* Row h of the gradient from one row of windows, or two, in raster order; mask; sums, to double at once. */
-AI void gradient_row(const anx_call *call, const stored *x, stored *g, int h, const windows *in, const int ROWS, size_t c, double *total) {
+/* Row 2p - 1 of the gradient, which the windows above see from below and those here from above, and row 2p, whose windows are here. Sums of a row, to
+ * double at once. */
+AI void gradient_rows(const anx_call *call, const stored *x, stored *g, int p, const windows *above, const windows *here, size_t c, double *total) {
   const anx_op *op = call->op;
-  const vf s = vset(((const float *)call->in[2])[c]), t = vset(((const float *)call->in[3])[c]), mean = vset(((const float *)call->in[4])[c]);
-  const int stream = anx_streams(call->images, op->h, op->w, op->c);
-  float lanes[2][16] __attribute__((aligned(64)));
-  x += (size_t)h * (size_t)op->w * 16;
-  g += (size_t)h * (size_t)op->w * 16;
+  const vf mean = vset(((const float *)call->in[4])[c]);
+  const int stream = anx_streams(call->images, op->h, op->w, op->c), from = above ? 0 : 1, end = here ? 2 : 1;
+  const ptrdiff_t width = (ptrdiff_t)op->w * 16, first = (2 * p - 1) * width;
+  float lanes[2][2][16] __attribute__((aligned(64)));
   for (int l = 0; l < 16; l += VL) {
-    vf s1 = vzero(), s2 = vzero();
+    vf s1[2] = {vzero(), vzero()}, s2[2] = {vzero(), vzero()};
     for (int q = 0; q < op->q; q++) {
-      vf value[2] = {given(&in[0], q, l, 1), given(&in[0], q, l, 2)};
-      if (q + 1 < op->q) value[1] = value[1] + given(&in[0], q + 1, l, 0);
-      if (ROWS == 2) {
-        value[0] = value[0] + given(&in[1], q, l, 1);
-        value[1] = value[1] + given(&in[1], q, l, 2);
-        if (q + 1 < op->q) value[1] = value[1] + given(&in[1], q + 1, l, 0);
+      const size_t o = (size_t)q * 16 + (size_t)l;
+      const int more = q + 1 < op->q, two = 2 * q + 1 < op->w;
+      vf v[2][2];
+      if (above) {
+        v[0][0] = given(above, o, 7);
+        v[0][1] = given(above, o, 8);
+        if (more) v[0][1] = v[0][1] + given(above, o + 16, 6);
+        if (here) {
+          v[0][0] = v[0][0] + given(here, o, 1);
+          v[0][1] = v[0][1] + given(here, o, 2);
+          if (more) v[0][1] = v[0][1] + given(here, o + 16, 0);
+        }
       }
-      for (int i = 0; i < 2 && 2 * q + i < op->w; i++) {
-        const size_t o = (size_t)(2 * q + i) * 16 + (size_t)l;
-        const vf r = aload(x + o), v = vkeep_gt(value[i], vaffine(s, r, t), vzero());
-        awrite(g + o, v, stream);
-        s1 = s1 + v;
-        s2 = vfma(v, r - mean, s2);
+      if (here) {
+        v[1][0] = given(here, o, 4);
+        v[1][1] = given(here, o, 5);
+        if (more) v[1][1] = v[1][1] + given(here, o + 16, 3);
+      }
+      UNROLL for (int r = from; r < end; r++) {
+        const ptrdiff_t at = first + r * width + q * 32 + l;
+        UNROLL for (int i = 0; i < 2; i++) {
+          if (i && !two) break;
+          s1[r] = s1[r] + v[r][i];
+          s2[r] = vfma(v[r][i], aload(x + at + 16 * i) - mean, s2[r]);
+        }
+        write_two(g + at, v[r], two, stream);
       }
     }
-    vstore(lanes[0] + l, s1);
-    vstore(lanes[1] + l, s2);
+    for (int r = from; r < end; r++) {
+      vstore(lanes[r][0] + l, s1[r]);
+      vstore(lanes[r][1] + l, s2[r]);
+    }
   }
-  total[0] += anx_lane_sum_f64(lanes[0]);
-  total[1] += anx_lane_sum_f64(lanes[1]);
+  for (int r = from; r < end; r++) {
+    total[0] += anx_lane_sum_f64(lanes[r][0]);
+    total[1] += anx_lane_sum_f64(lanes[r][1]);
+  }
 }
 
-/* The gradient of a window goes to its first maximum. Row 2p - 1 is complete, and row 2p, once the windows of row p have their places. */
+/* The gradient of a window goes to its first maximum. Rows 2p - 1 and 2p are complete once the windows of row p have their places. */
 static void backward_map(void *argument, int index, int thread) {
   size_t b, c;
   const anx_call *call = task_of(argument, index, &b, &c);
@@ -163,23 +184,18 @@ static void backward_map(void *argument, int index, int thread) {
   stored *g = (stored *)call->out[0] + at;
   const vf s = vset(((const float *)call->in[2])[c]), t = vset(((const float *)call->in[3])[c]);
   float *b0 = call->scratch + (size_t)thread * call->scratch_floats;
-  const maxima m = {{b0, b0 + row}, b0 + 2 * row, b0 + 3 * row, b0 + 4 * row, b0 + 5 * row};
+  const maxima m = {{b0, b0 + row}, b0 + 2 * row, b0 + 3 * row};
   double *total = call->partial + 2 * (b * (size_t)op->c + c);
   total[0] = total[1] = 0;
+  windows above = {0};
   for (int p = 0; p < op->p; p++) {
     place_row(op, x, p, s, t, &m);
-    const stored *here = d + (size_t)p * row;
-    if (p) {
-      const windows both[2] = {{here - row, m.place[(p - 1) % 2], vset(6.0f)}, {here, m.place[p % 2], vzero()}};
-      gradient_row(call, x, g, 2 * p - 1, both, 2, c, total);
-    }
-    const windows one = {here, m.place[p % 2], vset(3.0f)};
-    gradient_row(call, x, g, 2 * p, &one, 1, c, total);
+    const windows here = {d + (size_t)p * row, m.place[p % 2]};
+    if (p) gradient_rows(call, x, g, p, &above, &here, c, total);
+    else gradient_rows(call, x, g, p, NULL, &here, c, total);
+    above = here;
   }
-  if (op->h % 2 == 0) {
-    const windows last = {d + (size_t)(op->p - 1) * row, m.place[(op->p - 1) % 2], vset(6.0f)};
-    gradient_row(call, x, g, op->h - 1, &last, 1, c, total);
-  }
+  if (op->h % 2 == 0) gradient_rows(call, x, g, op->p, &above, NULL, c, total);
 }
 
 void FN(anx_pool_bwd)(const anx_call *call) {
