@@ -81,7 +81,7 @@ typedef struct sums {
 
 /* The gradient's vector v, masked; to the sums. p may be null. */
 AI vf masked(vf v, const stored *y, const stored *x, vf mean, const stored *p, vf mean_p, sums *s) {
-  v = vkeep_gt(v, aload(y), vzero());
+  v = vkeep_gt(vheld(v), aload(y), vzero()); /* held: a load through the mask would wait for y */
   s->g = s->g + v;
   s->g_x = vfma(v, aload(x) - mean, s->g_x);
   if (p) s->g_p = vfma(v, aload(p) - mean_p, s->g_p);
