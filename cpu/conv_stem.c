@@ -9,10 +9,10 @@
  * Percent of the peak on a Zen 5 (265 GFLOP/s of one core, 530 in bf16), machine quiet; in brackets what lane sums over packed tiles came to, whose
  *   D, read from the second level cache for every four columns, bound them:
  *                          fp32      bf16      avx2
- *   7x7, 32 px, batch 128  84 (58)   80 (52)   87 (75)
- *   7x7, 224 px            82 (64)   80 (56)   85 (79)
+ *   7x7, 32 px, batch 128  84 (58)   81 (52)   87 (75)
+ *   7x7, 224 px            82 (64)   81 (56)   85 (79)
  *   3x3, 32 px, batch 128  59 (45)   54 (40)   65 (52)
- *   3x3, 224 px            52 (35)   48 (28)   61 (38)
+ *   3x3, 224 px            53 (35)   49 (28)   61 (38)
  * What is left, 224 px: D takes 7 cycles a vector, two lines in and one out, which serve 14 cycles of multiply-adds in fp32 at 3x3, 74 at 7x7 (27 and 8 %
  *   of the time); packing X 12 and 4 %.
  */

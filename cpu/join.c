@@ -105,7 +105,9 @@ static void backward_channel(const anx_call *call, int c, size_t begin, size_t e
     float lanes[3][16] __attribute__((aligned(64)));
     for (size_t l = 0; l < 16; l += VL) {
       sums s = {vzero(), vzero(), vzero()};
-      if (broadcast) WRITE_RUN(g, first * 16 + l, last, 16, stream, i, masked(aload(dx + i / 16 / map * 16 + l) * share, y + i, x + i, mean, p ? p + i : NULL, mean_p, &s));
+      if (broadcast)
+        WRITE_RUN(g, first * 16 + l, last, 16, stream, i,
+                  masked(aload(dx + i / 16 / map * 16 + l) * share, y + i, x + i, mean, p ? p + i : NULL, mean_p, &s));
       else if (p) WRITE_RUN(g, first * 16 + l, last, 16, stream, i, masked(aload(dx + i), y + i, x + i, mean, p + i, mean_p, &s));
       else WRITE_RUN(g, first * 16 + l, last, 16, stream, i, masked(aload(dx + i), y + i, x + i, mean, NULL, mean_p, &s));
       vstore(lanes[0] + l, s.g);
