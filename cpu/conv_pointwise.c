@@ -3,21 +3,24 @@
  *
  * Layout: a channel is one row of N/16 H W pixels of 16 images, so that 1x1 maps tile as well as large ones. With a stride, the pixels that
  *   are used are gathered into a tile.
- * Forward: a slice of up to 128 pixels is activated once into a per-thread tile; within it, pixels run outside and output channels inside,
- *   so that the pixels' columns stay in the first level cache while the weights stream past (1 byte per cycle). The register tiles: point.h.
+ * Forward: pixels run outside and output channels inside, so that the pixels' columns stay in the first level cache while the weights stream past
+ *   (1 byte per cycle). The first block of channels activates the columns on its way (bf16: and pairs channels up), behind its multiply-adds: 2 to
+ *   3 cycles a vector less than a pass of its own over the slice (88->88 at 8 px 83 -> 88 % of the peak). The register tiles: point.h.
  * Backward: per slice of 16..64 pixels D = al G + be Y + de is formed once; dX = W^T D with mask and sums in registers; the mask's activation is left
  *   for the weight gradient, which is lane sums over the slice. Where slices have at most 32 vectors (1x1 and 2x2 maps) it is a product over pixels x
  *   images with input channels in the lanes (A transposed on the way in; no sums of lanes). Weights owned by a task see the slices in order.
  * Ahead: a slice is a row of 1..8 KB of each channel, rows as far apart as channels are. No hardware prefetcher follows that: packing D took 16 cycles
  *   a vector from memory (28 GB/s; one long run: 53) and takes 7 when the rows are brought near while the slice before is computed (anx_ahead).
- * Measured (Zen 5, one core, fp32, lowest-median-highest of the peak): forward 78-89-91, 84-91-93, 92-94-96 % at 28, 14, 7 px, 67-80-89 % at 8 px,
- *   81-97 % below; both gradients 69-83-86, 80-87-89, 75-89-92 %, 60-73-84 %, 71-89 %; at 56 px 72-82-87 and 48-73-83 %. bf16, of its own peak: forward
- *   71-93, both 62-87 % at 28 to 7 px.
+ * Measured (Zen 5, one core, fp32, lowest-median-highest of the peak; forward before its columns were activated on the way): forward 78-89-91,
+ *   84-91-93, 92-94-96 % at 28, 14, 7 px, 67-80-89 % at 8 px, 81-97 % below; both gradients 69-83-86, 80-87-89, 75-89-92 %, 60-73-84 %, 71-89 %; at 56 px
+ *   72-82-87 and 48-73-83 %. bf16, of its own peak: forward 71-93, both 62-87 % at 28 to 7 px.
  * What bounds the rest: D takes 7 cycles a vector (two lines in, one out) and serves C cycles of multiply-adds of both gradients: 15 % of 32->128 at
  *   28 px, the one shape there that misses 75 %, and 30 % of 16->64 at 56 px. Writing results and first reads add 3 to 4 cycles an output vector. At
  *   7 px, 1024 input channels, the input gradient reads columns of W 4 KB apart, all of one set of the caches (66 %; 520 channels: 95 %).
- * Tried, no faster: activating or forming D four pixels at a time, to find them in the first level cache; asking for Y's lines before they are
- *   written; slices of 48 pixels or of 96, or as long as the second level cache holds; always the product, or never.
+ * Tried, no faster: forming D four pixels at a time; or behind the multiply-adds of the first block, as forward does: 38->152 at 8 px 71 -> 74 %, but
+ *   16->64 at 56 px 51 -> 47, 64->256 at 28 px 76 -> 74, as G and Y then come in short pieces (D formed from the first level cache would give 80, 72 and
+ *   85 %); asking for what backward reads half a slice ahead, or only while weight gradients are computed; asking for Y's lines before they are written;
+ *   slices of 48 pixels or of 96, or as long as the second level cache holds; always the product, or never.
  */
 #include "conv_kernels.h"
 #include "point.h"
@@ -139,13 +142,21 @@ void FN(anx_pointwise_forward)(const anx_call *call, const anx_share *share, flo
   slice_range(p, share->slice, &first, &count);
   const int c_first = share->group * p->gi, k_first = share->group * p->go;
   const stored *x = (const stored *)call->in[FWD_X] + (size_t)c_first * p->x_c;
-  const float *s = call->in[FWD_S], *t = call->in[FWD_T], *slots = scratch;
-  size_t x_c = p->a_c;
-  if (PAIR == 2 || s || call->op->stride > 1) {
-    pack_rows(call, first, count, x, s ? s + c_first : NULL, s ? t + c_first : NULL, scratch);
+  const float *s = call->in[FWD_S] ? (const float *)call->in[FWD_S] + c_first : NULL, *t = s ? (const float *)call->in[FWD_T] + c_first : NULL;
+  anx_point_tile tile = {.x = scratch, .x_c = p->a_c};
+  if (call->op->stride > 1) {
+    pack_rows(call, first, count, x, s, t, scratch);
+  } else if (PAIR == 2 || s) {
+    tile.form = s ? ACTIVATE : PAIR_UP;
+    tile.from = x + (size_t)first * 16;
+    tile.from_c = p->x_c;
+    tile.from_channels = p->gi;
+    tile.from_s = s;
+    tile.from_t = t;
+    tile.x_c = (size_t)(count < FORWARD_PIXELS ? count : FORWARD_PIXELS) * 16;
   } else {
-    slots = (const float *)(const void *)(x + (size_t)first * 16);
-    x_c = p->x_c;
+    tile.x = (const float *)(const void *)(x + (size_t)first * 16);
+    tile.x_c = p->x_c;
   }
   float *sums = NULL;
   if (call->out[FWD_SUMS]) {
@@ -155,12 +166,16 @@ void FN(anx_pointwise_forward)(const anx_call *call, const anx_share *share, flo
   anx_ahead ahead = {.idle = (const char *)scratch};
   look_forward(&ahead, share);
   anx_ahead_row(&ahead);
-  const anx_point_tile tile = {
-      .ahead = &ahead, .x = slots, .x_c = x_c,
-      .w = anx_filter(call) + (size_t)k_first * (size_t)p->ci, .w_k = (size_t)p->ci, .w_c = 1,
-      .channels = p->ci, .y = (stored *)call->out[FWD_Y] + (size_t)k_first * p->y_c + (size_t)first * 16, .y_k = p->y_c,
-      .stream = anx_streams(call->images, call->op->p, call->op->q, call->op->k),
-      .bias = call->in[FWD_BIAS] ? (const float *)call->in[FWD_BIAS] + k_first : NULL, .sums = sums};
+  tile.ahead = &ahead;
+  tile.w = anx_filter(call) + (size_t)k_first * (size_t)p->ci;
+  tile.w_k = (size_t)p->ci;
+  tile.w_c = 1;
+  tile.channels = p->ci;
+  tile.y = (stored *)call->out[FWD_Y] + (size_t)k_first * p->y_c + (size_t)first * 16;
+  tile.y_k = p->y_c;
+  tile.stream = anx_streams(call->images, call->op->p, call->op->q, call->op->k);
+  tile.bias = call->in[FWD_BIAS] ? (const float *)call->in[FWD_BIAS] + k_first : NULL;
+  tile.sums = sums;
   FN(anx_point)(&tile, share->k0, share->k1, count);
   if (sums)
     anx_store_partials(call->partial + ((size_t)share->slice * (size_t)call->op->k + (size_t)(k_first + share->k0)) * 2, sums + 32 * share->k0,

@@ -50,12 +50,32 @@ AI void finish(const anx_point_tile *t, vf *a, int k, int pixel, const int PB, c
   }
 }
 
+/* Writes the slots of reduction channel c of PB pixels, which in memory begin at `from`. */
+AI void form_slots(const anx_point_tile *t, float *to, const stored *from, int c, const int PB, const int FORM) {
+  const vf s = vset(FORM == ACTIVATE ? t->from_s[PAIR * c] : 0), shift = vset(FORM == ACTIVATE ? t->from_t[PAIR * c] : 0);
+#if PAIR == 1
+  UNROLL for (int i = 0; i < PB * LANES; i++) vstore(to + i * VL, vrelu(vaffine(s, aload(from + i * VL), shift)));
+#else
+  const int two = 2 * c + 1 < t->from_channels; /* else the second value is zero */
+  const stored *const other = from + (two ? t->from_c : 0);
+  const vf other_s = vset(FORM == ACTIVATE ? t->from_s[2 * c + two] : 0), other_shift = vset(FORM == ACTIVATE ? t->from_t[2 * c + two] : 0);
+  UNROLL for (int p = 0; p < PB; p++) {
+    vf low = aload(from + p * 16), high = aload(other + p * 16);
+    if (FORM == ACTIVATE) {
+      low = vrelu(vaffine(s, low, shift));
+      high = vrelu(vaffine(other_s, high, other_shift));
+    }
+    vstore(to + p * VL, vinterleave(low, two ? high : vzero()));
+  }
+#endif
+}
+
 /* `blocks` blocks of KB output channels, from k on, of the PB pixels from `pixel` on. */
-AI void body(const anx_point_tile *t, int k, int pixel, int blocks, const int KB, const int PB, const int END) {
+AI void body(const anx_point_tile *t, int k, int pixel, int blocks, const int KB, const int PB, const int FORM, const int END) {
   anx_ahead *const ahead = t->ahead;
   const char *line = ahead->line, *end = ahead->end;
   const size_t x_c = t->x_c, w_k = t->w_k, w_c = t->w_c, y_k = t->y_k;
-  const float *const x = t->x + (size_t)pixel * 16;
+  const float *const x = t->x + (t->form ? 0 : (size_t)pixel * 16);
   const int channels = t->channels;
   size_t at = (size_t)k * y_k + (size_t)pixel * 16;
   for (; blocks; blocks--, k += KB, at += KB * y_k) {
@@ -70,8 +90,13 @@ AI void body(const anx_point_tile *t, int k, int pixel, int blocks, const int KB
       }
     }
     const float *xc = x, *wc = t->w + (size_t)k * w_k;
+    const stored *from = FORM ? t->from + (size_t)pixel * 16 : NULL;
     for (int c = 0; c < channels; c++, xc += x_c, wc += w_c) {
       AHEAD_TURN(ahead, line, end);
+      if (FORM) {
+        form_slots(t, (float *)(uintptr_t)xc, from, c, PB, FORM);
+        from += PAIR * t->from_c;
+      }
       anx_tap(a, xc, 16, wc, w_k, KB, PB);
     }
     UNROLL for (int i = 0; i < KB; i++) finish(t, a + i * PB * LANES, k + i, pixel, PB, END);
@@ -79,30 +104,39 @@ AI void body(const anx_point_tile *t, int k, int pixel, int blocks, const int KB
   ahead->line = line;
 }
 
-#define POINT_ONE(KB, PB)                                                                                             \
-  static __attribute__((noinline)) void store_##KB##_##PB(const anx_point_tile *t, int k, int pixel, int blocks) {     \
-    body(t, k, pixel, blocks, KB, PB, STORE);                                                                         \
-  }                                                                                                                   \
-  static __attribute__((noinline)) void sums_##KB##_##PB(const anx_point_tile *t, int k, int pixel, int blocks) {      \
-    body(t, k, pixel, blocks, KB, PB, SUMS);                                                                          \
-  }                                                                                                                   \
-  static __attribute__((noinline)) void mask_##KB##_##PB(const anx_point_tile *t, int k, int pixel, int blocks) {      \
-    body(t, k, pixel, blocks, KB, PB, MASK);                                                                          \
+/* Names, forms and ends. */
+#define POINT_COMMON(F, KB, PB)                                                                                       \
+  F(read_store, READ, STORE, KB, PB) F(read_sums, READ, SUMS, KB, PB) F(read_mask, READ, MASK, KB, PB)                \
+  F(activate_store, ACTIVATE, STORE, KB, PB) F(activate_sums, ACTIVATE, SUMS, KB, PB)
+#if PAIR == 1
+#define POINT_KINDS(F, KB, PB) POINT_COMMON(F, KB, PB)
+#else
+#define POINT_KINDS(F, KB, PB) POINT_COMMON(F, KB, PB) F(pair_store, PAIR_UP, STORE, KB, PB) F(pair_sums, PAIR_UP, SUMS, KB, PB)
+#endif
+#define POINT_KIND(NAME, FORM, END, KB, PB)                                                                                       \
+  static __attribute__((noinline)) void NAME##_##KB##_##PB(const anx_point_tile *t, int k, int pixel, int blocks) {                \
+    body(t, k, pixel, blocks, KB, PB, FORM, END);                                                                                 \
   }
+#define POINT_ONE(KB, PB) POINT_KINDS(POINT_KIND, KB, PB)
 FORWARD_ALL(POINT_ONE)
 
-#define POINT_NAMES(KB, PB) [KB][PB] = {store_##KB##_##PB, sums_##KB##_##PB, mask_##KB##_##PB},
+#define POINT_NAME(NAME, FORM, END, KB, PB) [FORM][END] = NAME##_##KB##_##PB,
+#define POINT_NAMES(KB, PB) [KB][PB] = {POINT_KINDS(POINT_NAME, KB, PB)},
 typedef void (*point_fn)(const anx_point_tile *, int k, int pixel, int blocks);
-static const point_fn point_table[FORWARD_CHANNELS + 1][FORWARD_PIXELS + 1][ENDS] = {FORWARD_ALL(POINT_NAMES)};
+static const point_fn point_table[FORWARD_CHANNELS + 1][FORWARD_PIXELS + 1][FORMS][ENDS] = {FORWARD_ALL(POINT_NAMES)};
 
-/* Pixels and channels are cut into parts as equal as possible: `more` blocks of channels have one more than the others. */
+/* Pixels and channels are cut into parts as equal as possible: `more` blocks of channels have one more than the others. The first block forms the
+ * input. */
 void FN(anx_point)(const anx_point_tile *t, int k0, int k1, int count) {
   const int n = k1 - k0, blocks = (n + POINT_CHANNELS - 1) / POINT_CHANNELS, few = n / blocks, more = n % blocks;
   const int end = t->raw ? MASK : t->sums ? SUMS : STORE, most = anx_forward_width[few + (more > 0)];
   for (int at = 0; at < count;) {
     const int pixels = anx_part(count, most, at);
-    if (more) point_table[few + 1][pixels][end](t, k0, at, more);
-    point_table[few][pixels][end](t, k0 + more * (few + 1), at, blocks - more);
+    int done = 0;
+    if (t->form) point_table[few + (more > 0)][pixels][t->form][end](t, k0, at, ++done);
+    if (more > done) point_table[few + 1][pixels][READ][end](t, k0 + done * (few + 1), at, more - done);
+    const int rest = blocks - (more > done ? more : done);
+    if (rest) point_table[few][pixels][READ][end](t, k1 - rest * few, at, rest);
     at += pixels;
   }
 }

@@ -54,9 +54,18 @@ AI void anx_ahead_row(anx_ahead *a) {
     }                                          \
   } while (0)
 
+/* A tile's input lies there as slots, or is formed: ReLU(s x + t), or in bf16 two channels as they are. */
+enum { READ, PAIR_UP, ACTIVATE, FORMS };
+
 typedef struct anx_point_tile {
-  const float *x; /* slots of the input; pixels are neighbours */
+  const float *x; /* slots of the input; pixels are neighbours. Formed: written by the first block of channels, one register tile after the other in
+                   * the same place, which has room for FORWARD_PIXELS pixels or all */
   size_t x_c;     /* channel stride, slots */
+  int form;
+  const stored *from; /* what is formed: from_channels channels; pixels are neighbours */
+  size_t from_c;
+  int from_channels;
+  const float *from_s, *from_t;
   const float *w;
   size_t w_k, w_c; /* output channel stride, reduction channel stride */
   int channels;
