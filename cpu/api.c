@@ -385,6 +385,9 @@ static anx_status program_create(anx_context *c, const anx_program_desc *d, anx_
     program_destroy(c, p);
     return anx_fail(&c->failure, ANX_OUT_OF_MEMORY, "program: out of memory: wanted %zu bytes of workspace", s.bytes);
   }
+#if defined(__SANITIZE_ADDRESS__) /* an op that counts on zeros which an op before it need not leave is found by make sanitize */
+  memset(p->workspace, 0xff, s.bytes);
+#endif
   if (d->ops) memcpy(p->op, ops, (size_t)d->ops * sizeof *ops);
   if (d->tensors) memcpy(p->tensors, tensors, (size_t)d->tensors * sizeof *tensors);
   bind(c, p, buffers, &s);
