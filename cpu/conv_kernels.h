@@ -122,10 +122,10 @@ typedef struct anx_conv_job {
 
 void FN(anx_conv_task)(void *job, int index, int thread);
 
-/* The filter as the register tiles read it: the tensor itself, in bf16 the slots that conv_ops.c has left in call->filter. Forward
+/* The filter as the register tiles read it: the tensor itself, or what conv_ops.c has left in call->filter. Forward
  * [K][taps][ci], backward [groups][co][taps][gi]. */
 AI const float *anx_filter(const anx_call *call) {
-  if (PAIR == 2) return call->filter;
+  if (call->conv.filter_floats) return call->filter;
   return call->in[call->op->kind == ANX_CONV_BWD ? (int)BWD_W : (int)FWD_W];
 }
 

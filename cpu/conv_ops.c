@@ -89,9 +89,9 @@ static void combine_sections(const anx_call *call) {
   if (call->out[BWD_DBIAS]) add_sections(call, call->out[BWD_DBIAS], weights, 0, k);
 }
 
-#if PAIR == 2
 #define FILTER_PARTS 16 /* tasks */
 
+#if PAIR == 2
 /* n slots from even and odd, zeros where odd is null */
 static void interleave(float *to, const float *even, const float *odd, size_t n) {
   for (size_t i = 0; i < n; i += 16) {
@@ -109,36 +109,48 @@ static void narrow(float *to, const float *from, size_t n) {
   }
 }
 
-/* Rows of the filter in slots: forward a row is a tap of an output channel, backward a pair of output channels. */
-static void pack_filter_part(void *argument, int part, int thread) {
-  const anx_call *call = argument;
+/* Forward a row is a tap of an output channel. */
+static void forward_rows(const anx_call *call, int from, int to) {
   const anx_conv_plan *p = &call->conv;
-  const int backward = call->op->kind == ANX_CONV_BWD;
   const size_t gi = (size_t)p->gi, ci = (size_t)p->ci, filter = (size_t)p->taps * gi;
-  const float *w = call->in[backward ? (int)BWD_W : (int)FWD_W];
-  int from, to;
-  (void)thread;
-  anx_part_range(backward ? p->groups * p->co : call->op->k, FILTER_PARTS, part, &from, &to);
-  if (backward) {
-    for (int i = from; i < to; i++) {
-      const int k = i % p->co * 2;
-      const float *even = w + (size_t)(i / p->co * p->go + k) * filter;
-      interleave(call->filter + (size_t)i * filter, even, k + 1 < p->go ? even + filter : NULL, filter);
-    }
-  } else if (gi % 2 == 0) {
+  const float *w = call->in[FWD_W];
+  if (gi % 2 == 0) {
     narrow(call->filter + (size_t)from * filter / 2, w + (size_t)from * filter, (size_t)(to - from) * filter);
-  } else {
-    for (size_t i = (size_t)(from * p->taps); i < (size_t)(to * p->taps); i++) narrow(call->filter + i * ci, w + i * gi, gi);
+    return;
   }
+  for (size_t i = (size_t)(from * p->taps); i < (size_t)(to * p->taps); i++) narrow(call->filter + i * ci, w + i * gi, gi);
 }
 #endif
 
-static void pack_filter(const anx_call *call) {
+/* Rows of the filter as the tiles read it: backward a row is an output channel, in bf16 a pair of them. */
+static void pack_filter_part(void *argument, int part, int thread) {
+  const anx_call *call = argument;
+  const anx_conv_plan *p = &call->conv;
+  int from, to;
+  (void)thread;
+  if (call->op->kind == ANX_CONV_FWD) {
 #if PAIR == 2
-  if (!call->conv.narrow && !call->conv.strided) anx_pool_run(call->pool, pack_filter_part, (void *)call, FILTER_PARTS);
-#else
-  (void)call;
+    anx_part_range(call->op->k, FILTER_PARTS, part, &from, &to);
+    forward_rows(call, from, to);
 #endif
+    return;
+  }
+  const size_t filter = (size_t)(p->taps * p->gi);
+  anx_part_range(p->groups * p->co, FILTER_PARTS, part, &from, &to);
+  for (int i = from; i < to; i++) {
+    const int k = i % p->co * PAIR;
+    const float *row = (const float *)call->in[BWD_W] + (size_t)(i / p->co * p->go + k) * filter;
+    float *out = call->filter + (size_t)i * p->filter_row;
+#if PAIR == 2
+    interleave(out, row, k + 1 < p->go ? row + filter : NULL, filter);
+#else
+    memcpy(out, row, filter * sizeof *out);
+#endif
+  }
+}
+
+static void pack_filter(const anx_call *call) {
+  if (call->conv.filter_floats) anx_pool_run(call->pool, pack_filter_part, (void *)call, FILTER_PARTS);
 }
 
 static anx_share_fn forward_of(const anx_conv_plan *p) {

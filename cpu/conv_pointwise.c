@@ -15,8 +15,7 @@
  *   84-91-93, 92-94-96 % at 28, 14, 7 px, 67-80-89 % at 8 px, 81-97 % below; both gradients 69-83-86, 80-87-89, 75-89-92 %, 60-73-84 %, 71-89 %; at 56 px
  *   72-82-87 and 48-73-83 %. bf16, of its own peak: forward 71-93, both 62-87 % at 28 to 7 px.
  * What bounds the rest: D takes 7 cycles a vector (two lines in, one out) and serves C cycles of multiply-adds of both gradients: 15 % of 32->128 at
- *   28 px, the one shape there that misses 75 %, and 30 % of 16->64 at 56 px. Writing results and first reads add 3 to 4 cycles an output vector. At
- *   7 px, 1024 input channels, the input gradient reads columns of W 4 KB apart, all of one set of the caches (66 %; 520 channels: 95 %).
+ *   28 px, the one shape there that misses 75 %, and 30 % of 16->64 at 56 px. Writing results and first reads add 3 to 4 cycles an output vector.
  * Tried, no faster: forming D four pixels at a time; or behind the multiply-adds of the first block, as forward does: 38->152 at 8 px 71 -> 74 %, but
  *   16->64 at 56 px 51 -> 47, 64->256 at 28 px 76 -> 74, as G and Y then come in short pieces (D formed from the first level cache would give 80, 72 and
  *   85 %); asking for what backward reads half a slice ahead, or only while weight gradients are computed; asking for Y's lines before they are written;
@@ -229,7 +228,7 @@ static void input_gradient(const anx_call *call, const anx_share *share, const f
   if (masked) memset(sums + 32 * share->c0, 0, (size_t)(share->c1 - share->c0) * 32 * sizeof(float));
   anx_point_tile t = {
       .ahead = ahead, .x = d, .x_c = d_k,
-      .w = anx_filter(call) + (size_t)share->group * (size_t)p->co * (size_t)p->gi, .w_k = 1, .w_c = (size_t)p->gi,
+      .w = anx_filter(call) + (size_t)(share->group * p->co) * p->filter_row, .w_k = 1, .w_c = p->filter_row,
       .channels = p->co, .y_k = strided ? p->a_c : p->x_c};
   if (strided) {
     anx_point_floats(&t, sparse);

@@ -62,7 +62,8 @@ typedef struct anx_conv_plan {
   size_t x_c, y_c;                    /* channel strides of X and Y, values */
   anx_weight_tiles weights;           /* of the weight gradient; in fp32 they are those above */
   size_t a_floats, d_floats, sums_floats, sparse_floats; /* per thread; sparse: input gradient of a strided 1x1 before it is spread */
-  size_t filter_floats; /* shared by the threads: the filter in pairs, bf16 only */
+  size_t filter_floats; /* shared by the threads: a copy of the filter, in bf16 in pairs; 0: it is read where it is */
+  size_t filter_row;    /* backward, from one (pair of) output channel to the next, slots */
   size_t weight_floats; /* of the gradients of filter and bias; one for each section but the first, whose place is the op's outputs */
 } anx_conv_plan;
 
@@ -98,7 +99,7 @@ struct anx_call {
   float *scratch; /* threads x scratch_floats */
   size_t scratch_floats;
   double *partial; /* shared by the threads; see anx_conv_partials */
-  float *filter;   /* shared; conv.filter_floats */
+  float *filter;   /* shared; conv.filter_floats, see anx_filter */
   float *sections; /* shared; conv.weight_floats for each section of all sheets but the first */
 };
 

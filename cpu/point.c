@@ -93,6 +93,7 @@ AI void body(const anx_point_tile *t, int k, int pixel, int blocks, const int KB
     const stored *from = FORM ? t->from + (size_t)pixel * 16 : NULL;
     for (int c = 0; c < channels; c++, xc += x_c, wc += w_c) {
       AHEAD_TURN(ahead, line, end);
+      if (END != SUMS && FORM == READ) __builtin_prefetch(wc + KB * w_k); /* columns of the next block, which no hardware prefetcher follows */
       if (FORM) {
         form_slots(t, (float *)(uintptr_t)xc, from, c, PB, FORM);
         from += PAIR * t->from_c;

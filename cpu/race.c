@@ -103,7 +103,8 @@ static void run(const anx_api *api, const char *isa, int threads) {
                                   {16, 9, 24, 40, 1, 1, 24}, {16, 9, 24, 40, 1, 2, 24}, {64, 1, 40, 70, 1, 1, 40}, {16, 7, 12, 12, 3, 1, 3},
                                   {16, 9, 32, 32, 3, 2, 16}, {64, 2, 24, 24, 3, 1, 8},  {16, 6, 20, 9, 3, 1, 20},  {16, 11, 3, 8, 7, 2, 3},
                                   {64, 9, 12, 12, 3, 1, 3}, {64, 6, 24, 300, 1, 1, 24}, /* four sections each; the second's are added by several tasks */
-                                  {128, 2, 12, 12, 3, 1, 3}, {128, 3, 24, 20, 1, 1, 24}}; /* in sheets */
+                                  {128, 2, 12, 12, 3, 1, 3}, {128, 3, 24, 20, 1, 1, 24}, /* in sheets */
+                                  {64, 7, 20, 20, 3, 1, 1}, {16, 12, 1024, 9, 1, 1, 1024}}; /* depthwise; a filter read from a copy */
   for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
     const int *s = shapes[i];
     convolution(&p, s[0], s[1], s[2], s[3], s[4], s[5], s[6]);

@@ -188,8 +188,8 @@ func readAttempts(dir string) ([]attemptState, error) {
 	return list, nil
 }
 
-// take tries to lease a run; the lease's heart beats until endAttempt, or until whoever has no use for it calls rest. It returns nil if another living process has it, or won, or if it is too early to decide about the last failure.
-// The earlier attempts come with it.
+// take tries to lease a run; the lease's heart beats until endAttempt, or until whoever has no use for it calls rest. It returns nil if another
+// living process has it, or won, or if it is too early to decide about the last failure. The earlier attempts come with it.
 func (s *Store) take(r *PlannedRun, me lease, quiet *silence) (*lease, []attemptState, error) {
 	dir := s.workDir(r.ID)
 	earlier, err := readAttempts(dir)

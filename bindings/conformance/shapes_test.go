@@ -82,6 +82,7 @@ func sheetCases() []Case {
 	return []Case{
 		convFwd(convShape{128, 8, 8, 24, 40, 1, 1, 24}, within), convBwd(convShape{128, 8, 8, 24, 40, 1, 1, 24}, back), convBwd(convShape{128, 5, 4, 33, 20, 1, 2, 33}, back),
 		convFwd(convShape{128, 1, 1, 40, 70, 1, 1, 40}, within), convBwd(convShape{128, 1, 1, 40, 70, 1, 1, 40}, back), convBwd(convShape{128, 1, 1, 40, 10, 1, 1, 40}, withBias),
+		convBwd(convShape{16, 12, 11, 2048, 6, 1, 1, 1024}, back), // a filter whose columns are read from a copy
 		convFwd(grouped(128, 7, 6, 4, 3, 1), within), convBwd(grouped(128, 7, 6, 4, 3, 1), back), convBwd(grouped(160, 4, 3, 4, 4, 2), back), convBwd(grouped(256, 2, 2, 4, 5, 1), back),
 		convBwd(convShape{128, 10, 9, 3, 33, 3, 2, 3}, convOptions{bn: true, bias: true, noDX: true}),
 		joinFwd(128, 4, 5, 7, joinIdentity, false), joinBwd(128, 9, 8, 7, false, true), joinBwd(128, 3, 3, 7, true, false),

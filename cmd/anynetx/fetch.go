@@ -80,7 +80,7 @@ func newClient(transport http.RoundTripper) *http.Client {
 func (d downloader) fetch(ctx context.Context, spec datasets.Spec, dir string) error {
 	folder := filepath.Join(dir, spec.Name)
 	if err := os.MkdirAll(folder, 0o777); err != nil {
-		return err
+		return fmt.Errorf("%w; --data names another folder for data sets", err)
 	}
 	if err := removeParts(folder); err != nil {
 		return err

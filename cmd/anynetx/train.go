@@ -154,7 +154,7 @@ func train(c *cli.Context) error {
 	fmt.Fprintf(c.App.ErrWriter, "%s FLOPs, %s parameters, %s of memory; %s training and %s test images of %d classes at %d pixels; %s\n",
 		si(float64(result.FLOPs)), si(float64(result.Params)), bytesText(t.Memory().Total()), thousands(result.Images), thousands(result.TestImages),
 		result.Classes, result.Resolution, ctx.Info().Name)
-	if err := write(lines, "%5s  %9s  %10s  %9s  %10s  %9s  %9s  %9s\n", "epoch", "rate", "train loss", "error", "test loss", "error", "images/s", "time"); err != nil {
+	if err := write(lines, "%5s  %9s  %10s  %9s  %10s  %9s  %9s  %9s\n", "epoch", "rate", "train loss", "train err", "test loss", "test err", "images/s", "time"); err != nil {
 		return err
 	}
 	start := time.Now()
