@@ -53,11 +53,11 @@ func TestCPULearnsInBF16(t *testing.T) {
 	for _, threads := range []int{1, 2, 3} {
 		ctx := openBF16(t, threads)
 		c := testConfig(tiny(t, anynetx.SimpleStemIN, 16, 4))
-		c.DType, c.Epochs, c.Recipe.LearningRate = "bf16", 5, 0.1
+		c.DType, c.Epochs, c.Recipe.LearningRate = "bf16", 7, 0.1
 		trainer := newTestTrainer(t, ctx, c, load(t, ctx, blobs(16, 3, 4, 320, 64)), planOptions{})
 		must(t, trainer.Initialize())
 		r := runEpochs(t, trainer, c.Epochs)[c.Epochs-1]
-		if !(r.TestLoss < 0.3 && r.TestTop1ErrPct < 5) { // untrained: 1.39 and 75 %; between seeds, fp32 too: 0.005 to 0.16
+		if !(r.TestLoss < 0.1 && r.TestTop1ErrPct < 5) { // untrained: 1.39 and 75 %; of four seeds, bf16 and fp32: at most 0.019
 			t.Errorf("bf16 has not learnt: test loss %.4f, error %.1f %%", r.TestLoss, r.TestTop1ErrPct)
 		}
 		state, err := trainer.readState()
