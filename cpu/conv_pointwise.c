@@ -11,11 +11,10 @@
  *   images with input channels in the lanes (A transposed on the way in; no sums of lanes). Weights owned by a task see the slices in order.
  * Ahead: a slice is a row of 1..8 KB of each channel, rows as far apart as channels are. No hardware prefetcher follows that: packing D took 16 cycles
  *   a vector from memory (28 GB/s; one long run: 53) and takes 7 when the rows are brought near while the slice before is computed (anx_ahead).
- * Measured (Zen 5, one core, fp32, lowest-median-highest of the peak; forward before its columns were activated on the way): forward 78-89-91,
- *   84-91-93, 92-94-96 % at 28, 14, 7 px, 67-80-89 % at 8 px, 81-97 % below; both gradients 69-83-86, 80-87-89, 75-89-92 %, 60-73-84 %, 71-89 %; at 56 px
- *   72-82-87 and 48-73-83 %. bf16, of its own peak: forward 71-93, both 62-87 % at 28 to 7 px.
+ * Measured (Zen 5, one core, fp32, idle, lowest-median-highest of the peak): forward 83-90-93, 90-92-94, 92-94-95 % at 28, 14, 7 px, 70-85-91 % at 8 px,
+ *   83-96 % below; both gradients 67-82-85, 80-86-87, 81-84-89 %, 59-74-81 %, 70-86 %; at 56 px 73-83-90 and 46-73-81 %.
  * What bounds the rest: D takes 7 cycles a vector (two lines in, one out) and serves C cycles of multiply-adds of both gradients: 15 % of 32->128 at
- *   28 px, the one shape there that misses 75 %, and 30 % of 16->64 at 56 px. Writing results and first reads add 3 to 4 cycles an output vector.
+ *   28 px, the lowest there, and 30 % of 16->64 at 56 px. Writing results and first reads add 3 to 4 cycles an output vector.
  * Tried, no faster: forming D four pixels at a time; or behind the multiply-adds of the first block, as forward does: 38->152 at 8 px 71 -> 74 %, but
  *   16->64 at 56 px 51 -> 47, 64->256 at 28 px 76 -> 74, as G and Y then come in short pieces (D formed from the first level cache would give 80, 72 and
  *   85 %); asking for what backward reads half a slice ahead, or only while weight gradients are computed; asking for Y's lines before they are written;
