@@ -76,15 +76,20 @@ func hold(t *testing.T) (file string, letGo func()) {
 	return file, func() { os.Remove(file) }
 }
 
-// active waits until so many runs are in hand, and lists them.
+// active waits until so many runs are in hand, and lists them. Their workers have said so to their coordinators: an attempt has a folder only
+// behind that, and a worker that dies between its lease and its word is nobody's crash.
 func active(t *testing.T, dir string, n int) (list []ActiveRun) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%d runs are in hand", n), func() bool {
 		s, err := Status(dir)
-		if err == nil {
-			list = s.Active
+		if err != nil {
+			return false
 		}
-		return len(list) == n
+		list = s.Active
+		silent := func(a ActiveRun) bool {
+			return !exists((&lease{dir: filepath.Join(dir, "work", a.RunID), Attempt: a.Attempt}).folder())
+		}
+		return len(list) == n && !slices.ContainsFunc(list, silent)
 	})
 	return list
 }
