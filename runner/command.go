@@ -39,7 +39,7 @@ func WorkerMain(arguments []string, stdin io.Reader, stdout, stderr io.Writer, o
 	flags.BoolVar(&o.AcceptLibrary, "accept-library", false, "go on although the native library has changed since the study began")
 	flags.BoolVar(&o.Elsewhere, "elsewhere", false, "other devices work on the study: leave them a run that failed here")
 	flags.BoolVar(&o.Ordered, "ordered", false, "start nothing before the first orders on standard input")
-	attached := flags.Bool("attached", false, "stop when standard input ends, and write messages to standard output")
+	attached := flags.Bool("attached", false, "stop when standard input ends; messages go to standard output, marks of attempts to standard error")
 	if err := flags.Parse(arguments); err != nil {
 		return exitInput
 	}
@@ -49,7 +49,7 @@ func WorkerMain(arguments []string, stdin io.Reader, stdout, stderr io.Writer, o
 		return exitInput
 	}
 	if *attached {
-		o.Stdin, o.Stdout = stdin, stdout
+		o.Stdin, o.Stdout, o.Stderr = stdin, stdout, stderr
 	}
 	// A coordinator that is gone must not kill us by its closed pipe before the checkpoint is written.
 	signal.Ignore(syscall.SIGPIPE)

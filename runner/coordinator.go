@@ -351,12 +351,10 @@ func (c *coordinator) receive(r report) {
 				}
 			}
 			s.runs[m.RunID], s.trained[m.RunID] = m.Attempt, false
-			s.mark(m.RunID, m.Attempt, true)
 		case "trained":
 			s.trained[m.RunID] = true
 		case "end":
 			delete(s.runs, m.RunID)
-			s.mark(m.RunID, m.Attempt, false)
 			if m.Outcome == outcomeFailed {
 				c.ask(s)
 			}
@@ -380,7 +378,7 @@ func (c *coordinator) receive(r report) {
 		s.killer = nil
 	}
 	for id, attempt := range s.runs {
-		s.mark(id, attempt, false)
+		mark(s.log, id, attempt, markEnds)
 	}
 	s.log.Close()
 	s.process = nil

@@ -155,22 +155,21 @@ func (log *RunLog) events(s *Store) error {
 	return nil
 }
 
-// The coordinator marks in a worker's log where an attempt begins and ends.
+// A worker marks on standard error where an attempt begins and ends: the coordinator, which hears of it another way, would come too late. It
+// marks the ends of those that died.
 const markBegins, markEnds = "begins", "ends"
 
+const markPrefix = "-- run "
+
 func markText(runID string, attempt int, what string) string {
-	return fmt.Sprintf("-- run %s attempt %d %s", runID, attempt, what)
+	return fmt.Sprintf("%s%s attempt %d %s", markPrefix, runID, attempt, what)
 }
 
-func (s *slot) mark(runID string, attempt int, begins bool) {
-	what := markEnds
-	if begins {
-		what = markBegins
-	}
-	fmt.Fprintf(s.log, "%s %s\n", markText(runID, attempt, what), time.Now().UTC().Format(time.DateTime))
+func mark(w io.Writer, runID string, attempt int, what string) {
+	fmt.Fprintf(w, "%s %s\n", markText(runID, attempt, what), time.Now().UTC().Format(time.DateTime))
 }
 
-// stderr finds what the attempts' processes wrote, between the coordinator's marks in the workers' logs.
+// stderr finds what the attempts' processes wrote, between the marks in the workers' logs.
 func (log *RunLog) stderr(s *Store) error {
 	files, err := filepath.Glob(filepath.Join(s.Dir, "work", "logs", "*.log"))
 	if err != nil {
@@ -190,7 +189,7 @@ func (log *RunLog) stderr(s *Store) error {
 			}
 			text, _, _ = bytes.Cut(text, ends)
 			for line := range strings.Lines(string(text[bytes.IndexByte(text, '\n')+1:])) {
-				if !strings.HasPrefix(line, "-- run ") { // of another run in the same process
+				if !strings.HasPrefix(line, markPrefix) { // of another run in the same process
 					a.Stderr += line
 				}
 			}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -159,13 +160,13 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// last is the end of it on one line.
+// last is the end of it on one line, without marks.
 func (t *tail) last() string {
 	if t == nil {
 		return ""
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	lines := strings.Split(strings.TrimSpace(string(t.text)), "\n")
+	lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(t.text)), "\n"), func(l string) bool { return strings.HasPrefix(l, markPrefix) })
 	return strings.Join(lines[max(0, len(lines)-3):], " | ")
 }

@@ -33,6 +33,7 @@ type WorkerOptions struct {
 
 	Stdin  io.Reader // its end, or a line "stop", asks for a checkpoint and an end; nil: no such pipe
 	Stdout io.Writer // messages for the coordinator, JSON lines; nil: none
+	Stderr io.Writer // where native code writes too; marks go there, see markBegins; nil: none
 
 	Trainers func(WorkerOptions, *Plan) (Trainers, error) // nil: engine's
 	Hook     func(point string) error                     // for tests: told of the steps of commits and checkpoints, may make them fail
@@ -178,6 +179,7 @@ func (w *worker) attempt(o offer, n *lane, trained func()) error {
 	row.DeviceName, row.LibrarySHA, row.GitCommit = w.where.DeviceName, w.where.Library, commitOfBuild()
 	row.Threads, row.Group = ptr(int64(w.where.Threads)), n.name()
 	w.send(Message{Kind: "start", RunID: r.ID, Task: r.Task.Name, ArchID: r.Member.ID, Attempt: l.Attempt, Epochs: r.Task.Epochs, Bytes: o.bytes, Group: row.Group})
+	w.mark(l, markBegins)
 	res, err := w.fate(o, n, row)
 	if n.group != nil {
 		n.group.leave(r.ID)
@@ -225,6 +227,7 @@ func (w *worker) attempt(o offer, n *lane, trained func()) error {
 	if row.ResumedFrom == nil && row.DeviceTime != nil {
 		message.Seconds = *row.DeviceTime
 	}
+	w.mark(l, markEnds)
 	w.send(message)
 	return err
 }
@@ -322,6 +325,13 @@ func (w *worker) send(m Message) {
 		return // no number: an error of 0/0 images
 	}
 	w.Stdout.Write(append(text, '\n'))
+}
+
+// mark says on standard error where an attempt begins and ends.
+func (w *worker) mark(l *lease, what string) {
+	if w.Stderr != nil {
+		mark(w.Stderr, l.RunID, l.Attempt, what)
+	}
 }
 
 // checkLibrary refuses to mix the bits of two versions of a native library in one study.
