@@ -79,6 +79,7 @@ type worker struct {
 	events   *recorder
 	orders   chan Orders // the newest, or none
 	meter    meter
+	asked    <-chan struct{} // that of the context
 	halting  sync.Once
 	stop     chan struct{}
 
@@ -102,7 +103,7 @@ func Work(ctx context.Context, o WorkerOptions) (err error) {
 	}
 	o.Threads = max(o.Threads, 1)
 	store.hook = o.Hook
-	w := &worker{WorkerOptions: o, store: store, me: identity(), orders: make(chan Orders, 1), stop: make(chan struct{})}
+	w := &worker{WorkerOptions: o, store: store, me: identity(), orders: make(chan Orders, 1), asked: ctx.Done(), stop: make(chan struct{})}
 	w.me.Slot = o.Slot
 	w.events = store.record("events", w.me)
 	defer func() { err = errors.Join(err, w.events.Close()) }()
@@ -160,10 +161,11 @@ func (w *worker) openTrainers() (Trainers, error) {
 func (w *worker) stopping() bool {
 	select {
 	case <-w.stop:
-		return true
+	case <-w.asked: // watch may not have come to it yet
 	default:
 		return false
 	}
+	return true
 }
 
 // attempt carries a leased run as far as it goes in a lane, and calls trained when it needs the device no more. The error is one that the
