@@ -321,15 +321,15 @@ func TestStoppedWorkerLosesTheFence(t *testing.T) {
 	want := undisturbed(t, study, 1, behaviour(fast))
 	dir, child := t.TempDir(), filepath.Join(t.TempDir(), "stopped")
 	c := startStudy(t, study, dir, 1, behaviour(fakeBehaviour{Step: 2 * time.Millisecond, Stop: "first", Child: child}))
-	eventually(t, "a stopped worker", func() bool {
+	stopped := 0
+	eventually(t, "a worker that has stopped itself", func() bool {
 		for _, pid := range workersOf(c.Process.Pid) {
-			if f, ok := processStat(pid); ok && f[0] == "T" {
-				return true
+			if f, ok := processStat(pid); ok && f[0] == "T" && exists(child) {
+				stopped = pid
 			}
 		}
-		return false
+		return stopped != 0
 	})
-	stopped := workersOf(c.Process.Pid)[0]
 	store, err := OpenStore(dir)
 	if err != nil {
 		t.Fatal(err)

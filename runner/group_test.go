@@ -430,7 +430,7 @@ func TestGroupsKilledAndResumed(t *testing.T) {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
 				dir := t.TempDir()
-				killer(t, 2*seed+1, study, dir, 1, 300*time.Millisecond, behaviour(fast), devicesAre(gpus(1)), groupVariable+"=0")
+				killer(t, 2*seed+1, study, dir, 1, behaviour(fast), devicesAre(gpus(1)), groupVariable+"=0")
 				sameBytes(t, want, dir)
 				tidy(t, dir, groupRuns)
 				if largest, _ := groupsOf(t, dir); largest < 3 {

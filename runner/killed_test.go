@@ -15,14 +15,24 @@ import (
 )
 
 // killer disturbs a study: one to three SIGKILLs of the coordinator or a worker, of the kinds and at the moments that the seed names; then it is
-// run to its end. One seed of four kills at any moment, the start included. The others wait for work to destroy, so that it is destroyed on fast
-// machines and on slow ones: every second of them until it has a checkpoint.
-func killer(t *testing.T, seed uint64, study, dir string, workers int, span time.Duration, environment ...string) {
+// run to its end. One seed of four kills at any moment, the start included. The others wait for work to destroy, and have it held up meanwhile, so
+// that it is there to be destroyed on fast machines and on slow ones: every second of them until it has a checkpoint. Of the held ones those with
+// an even seed go on before the kill comes.
+func killer(t *testing.T, seed uint64, study, dir string, workers int, environment ...string) {
 	t.Helper()
+	const span = 600 * time.Millisecond // that an undisturbed study hardly takes
 	draw := random.New(seed, "kill")
 	kills := 1 + int(draw.Below(0, 3))
 	number := uint64(1)
+	held := filepath.Join(t.TempDir(), "hold")
+	environment = append(environment, holdVariable+"="+held)
+	letGo := func() { os.Remove(held) }
 	for {
+		if kills > 0 && seed%4 != 0 {
+			if err := os.WriteFile(held, nil, 0o666); err != nil {
+				t.Fatal(err)
+			}
+		}
 		c := startStudy(t, study, dir, workers, environment...)
 		ended := make(chan error, 1)
 		go func() { ended <- c.Wait() }()
@@ -35,16 +45,22 @@ func killer(t *testing.T, seed uint64, study, dir string, workers int, span time
 				time.Sleep(pause)
 				victims = workersOf(c.Process.Pid)
 			} else {
-				time.Sleep(pause / 10)
 				victims = atWork(dir, seed%4 == 1, over)
+			}
+			if seed%4 == 2 {
+				letGo()
+				time.Sleep(pause / 10)
 			}
 			kills--
 			if what == 0 || len(victims) == 0 {
 				syscall.Kill(c.Process.Pid, syscall.SIGKILL)
 				break
 			}
-			syscall.Kill(victims[which%uint64(len(victims))], syscall.SIGKILL)
+			victim := victims[which%uint64(len(victims))]
+			syscall.Kill(victim, syscall.SIGKILL)
+			eventually(t, "the end of what was killed", func() bool { _, alive := processStart(victim); return !alive }) // or it is the next victim too
 		}
+		letGo()
 		err := <-ended
 		if err == nil {
 			return
@@ -81,7 +97,7 @@ func TestKilledAndResumed(t *testing.T) {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
 				dir := t.TempDir()
-				killer(t, seed, study, dir, 3, 600*time.Millisecond, behaviour(fast))
+				killer(t, seed, study, dir, 3, behaviour(fast))
 				sameBytes(t, want, dir)
 				tidy(t, dir, faultRuns)
 				l, r := disturbances(t, dir)

@@ -34,6 +34,7 @@ const (
 	locksVariable  = "ANX_RUNNER_TEST_LOCKS"  // "missing": a file system without them
 	timingVariable = "ANX_RUNNER_TEST_TIMING" // a gpuTiming: window,sees
 	groupVariable  = "ANX_RUNNER_TEST_GROUP"  // RunOptions.Group; empty: 1
+	holdVariable   = "ANX_RUNNER_TEST_HOLD"   // fakeBehaviour.Hold, and the same of the real engine
 )
 
 type fakeBehaviour struct {
@@ -113,6 +114,7 @@ func testWorker(arguments []string) int {
 		if b.Crowd != "" {
 			b.Step = 0
 		}
+		b.Hold = cmp.Or(b.Hold, os.Getenv(holdVariable))
 		o.Trainers = func(o WorkerOptions, p *Plan) (Trainers, error) {
 			b := b
 			b.Device = cmp.Or(o.UUID, o.Device)
@@ -122,7 +124,41 @@ func testWorker(arguments []string) int {
 			return b.trainers(p.Seed), nil
 		}
 	}
+	if file := os.Getenv(holdVariable); file != "" && o.Trainers == nil {
+		o.Trainers = func(o WorkerOptions, p *Plan) (Trainers, error) {
+			t, err := OpenEngine(o, p)
+			return heldTrainers{t, file}, err
+		}
+	}
 	return WorkerMain(arguments, os.Stdin, os.Stdout, os.Stderr, o)
+}
+
+// heldTrainers are real ones whose trainings hold on as fakeBehaviour.Hold has fake ones do.
+type heldTrainers struct {
+	Trainers
+	file string
+}
+
+type heldTraining struct {
+	Training
+	file string
+}
+
+func (h heldTrainers) Open(r *PlannedRun) (Training, error) {
+	t, err := h.Trainers.Open(r)
+	return heldTraining{t, h.file}, err
+}
+
+func (h heldTraining) Step() error {
+	holdOn(h.file)
+	return h.Training.Step()
+}
+
+// holdOn waits for a second while the file is there.
+func holdOn(file string) {
+	for begin := time.Now(); exists(file) && time.Since(begin) < time.Second; {
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 func (b fakeBehaviour) trainers(seed uint64) fakeTrainers {
@@ -135,9 +171,7 @@ func (b fakeBehaviour) trainers(seed uint64) fakeTrainers {
 			return errors.New("an illegal instruction was encountered")
 		}
 		if b.Hold != "" && (b.HoldTask == "" || b.HoldTask == r.Task.Name) {
-			for begin := time.Now(); exists(b.Hold) && time.Since(begin) < time.Second; {
-				time.Sleep(5 * time.Millisecond)
-			}
+			holdOn(b.Hold)
 		}
 		if b.Slow != "" && r.Member.ID == b.Slow {
 			time.Sleep(b.SlowStep)

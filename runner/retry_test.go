@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -166,30 +165,20 @@ func TestRetryKilledBetween(t *testing.T) {
 func TestCancel(t *testing.T) {
 	study, dir := writeStudy(t, patientStudy), t.TempDir()
 	want := undisturbed(t, study, 2, behaviour(fast))
-	slow := behaviour(fakeBehaviour{Step: 150 * time.Millisecond}) // requests are looked for once a second
-	ctx, release := context.WithTimeout(t.Context(), time.Minute)
+	file, _ := hold(t) // no run ends by itself
+	slow := behaviour(fakeBehaviour{Hold: file})
+	ctx, release := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer release()
 	c := startStudy(t, study, dir, 2, slow)
-	running := func() *StudyStatus {
-		for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-			if s, err := Status(dir); err == nil && s.Running == 2 {
-				return s
-			}
-		}
-		c.Process.Kill()
-		c.Wait()
-		t.Fatalf("no two runs are in hand\n%s", c.err.String())
-		return nil
-	}
 	// A run in hand, which ends at its next step; the study goes on.
-	mine := slices.MinFunc(running().Active, func(a, b ActiveRun) int { return a.Epoch - b.Epoch }) // not one that is being committed
+	mine := active(t, dir, 2)[0]
 	if err := CancelRun(ctx, dir, mine.RunID); err != nil {
 		t.Fatal(err)
 	}
 	if log, err := ReadLog(dir, mine.RunID); err != nil || log.Class != classCancelled || log.Attempts[0].PID != int64(mine.PID) {
 		t.Errorf("%+v %v", log, err)
 	}
-	running()
+	active(t, dir, 2)
 	if err := Cancel(ctx, dir); err != nil {
 		t.Fatal(err)
 	}
