@@ -218,12 +218,10 @@ static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
 /* The input gradient of a 1x1 convolution reads columns of the filter. Where its rows are multiples of 4 KB, a column lies in one set of the caches and
  * falls out of them before the next columns are read: rows of a copy are a line longer (1024->1024 at 7 px, both gradients: 72 -> 86 % of the peak). */
 static void plan_filter(anx_conv_plan *p, const anx_op *op) {
-  const int apart = op->kind == ANX_CONV_BWD && p->pointwise && p->gi % 1024 == 0;
-  p->filter_row = (size_t)(p->taps * p->gi + (apart ? 16 : 0));
-  if (p->narrow || p->strided || p->stem) return;
-  if (op->kind == ANX_CONV_FWD && p->pair > 1) p->filter_floats = (size_t)p->groups * (size_t)(p->taps * p->go * p->ci);
-  if (op->kind == ANX_CONV_BWD && (p->pair > 1 || (apart && p->slices >= FILTER_READS))) p->filter_floats = (size_t)(p->groups * p->co) * p->filter_row;
-  if (!p->filter_floats) p->filter_row = (size_t)(p->taps * p->gi);
+  const int backward = op->kind == ANX_CONV_BWD, apart = backward && p->pointwise && p->gi % 1024 == 0;
+  const int copied = !p->narrow && !p->strided && !p->stem && (p->pair > 1 || (apart && p->slices >= FILTER_READS));
+  p->filter_row = (size_t)(p->taps * p->gi + (copied && apart ? 16 : 0));
+  if (copied) p->filter_floats = backward ? (size_t)(p->groups * p->co) * p->filter_row : (size_t)p->groups * (size_t)(p->taps * p->go * p->ci);
 }
 
 void anx_conv_plan_make(anx_conv_plan *p, const anx_op *op) {
