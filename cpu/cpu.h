@@ -20,7 +20,6 @@
 #define ANX_MAX_FILTER 11 /* rows of the largest filter */
 #define ANX_STRIP 28      /* columns of its weight gradient that go down the map together */
 #define ANX_NARROW 4      /* channels of the widest group that conv_narrow.c takes */
-#define ANX_ROWS 32       /* channels of the widest group that row_weights.c takes */
 #define ANX_STEM_PIXELS 16   /* whose gradient conv_stem.c has in the first level cache (bf16: twice as many), */
 #define ANX_STEM_CHANNELS 32 /* of so many channels */
 
@@ -43,11 +42,11 @@ typedef struct anx_weight_tiles {
 } anx_weight_tiles;
 
 /* Geometry of a convolution: a function of the op record alone, because slices fix the order of reductions.
- * A slice is `blocks` image blocks x `rows` output rows, or (pointwise: R = 1) `rows` pixels of the one long row of outputs. */
+ * A slice is `blocks` image blocks x `rows` output rows, or (pointwise: R = 1) its part
+ * of the `units` of the one long row of outputs (anx_part_range), `rows` pixels at most: the more equal slices are, the less one thread waits for another. */
 typedef struct anx_conv_plan {
   int pointwise, transposed; /* transposed: the weight gradient as a product over images and pixels, see conv_pointwise.c */
   int narrow; /* taken by conv_narrow.c, or backward with one channel a group by conv_depthwise.c: a slice is an image block */
-  int by_rows;  /* backward: the weight gradient is row_weights.c's */
   int strided; /* taken by conv_strided.c */
   int stem;   /* taken by conv_stem.c */
   int groups, gi, go; /* groups; input and output channels of one */
@@ -55,6 +54,7 @@ typedef struct anx_conv_plan {
   int pad, taps;      /* R/2; R R */
   int blocks_total, pixels; /* N/16; N/16 P Q */
   int blocks, rows, row_slices, slices;
+  int unit, units; /* pointwise: pixels that lie in one slice together, and the number of such units */
   int sections; /* of the slices (anx_part_range): each adds up a weight gradient of its own, and these are added in order */
   int weight_rows; /* spatial: rows whose lanes are summed together by the weight gradient */
   int r_low, r_count, s_low, s_count; /* rows and columns of the filter that meet the map */
