@@ -110,15 +110,21 @@ static void tiles(anx_conv_plan *p, const anx_op *op, int backward) {
 }
 
 static size_t tile_floats(const anx_conv_plan *p) {
-  return (p->weights.a_c ? p->weights.a_c * (size_t)p->gi : p->a_c * (size_t)p->ci) + p->d_k * (size_t)p->co + p->weights.d_floats;
+  return (p->by_rows ? 0 : p->weights.a_c ? p->weights.a_c * (size_t)p->gi : p->a_c * (size_t)p->ci) + p->d_k * (size_t)p->co + p->weights.d_floats;
+}
+
+/* Whose weight gradient is row_weights.c's, and D with it. What conv_narrow.c takes too is faster there on maps of up to 8 x 8 pixels. */
+static int by_rows(const anx_conv_plan *p, const anx_op *op) {
+  const int channels = op->h * op->w > 64 || op->w == 2 ? 2 : ANX_NARROW + 1;
+  return op->kind == ANX_CONV_BWD && op->r == 3 && op->stride == 1 && p->gi == p->go && p->gi >= channels && p->gi <= ANX_ROWS && p->pair == 1 &&
+         p->r_count == 3 && p->s_count == 3 && op->out[2] < 0;
 }
 
 /* What conv_narrow.c and conv_depthwise.c take. Maps of two columns are better packed, many images side by side; so are channels that bf16's products take
- * in pairs, but for two or three on small maps (measured), and, backward, several channels whose X, G and Y are more than the second level cache holds. */
+ * in pairs, but for two or three on small maps (measured). */
 static int narrow(const anx_conv_plan *p, const anx_op *op) {
-  const int backward = op->kind == ANX_CONV_BWD;
   const int pixels = op->h * op->w, channels = p->pair == 1 ? ANX_NARROW : pixels <= 36 ? 3 : pixels <= 64 ? 2 : 1;
-  if (backward && (op->out[2] >= 0 || (p->gi > 1 && (int64_t)3 * p->gi * op->h * op->w * ANX_IMAGES > 2 * TILE_FLOATS))) return 0;
+  if (p->by_rows || (op->kind == ANX_CONV_BWD && op->out[2] >= 0)) return 0;
   return op->r == 3 && op->stride == 1 && p->gi == p->go && p->gi <= channels && p->r_count == 3 && op->w > 2;
 }
 
@@ -174,6 +180,8 @@ static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
     p->d_pad_w = most(p->pad - p->s_low, p->s_low + p->s_count - 1 - p->pad);
   }
   p->rows = op->p;
+  p->by_rows = by_rows(p, op);
+  if (p->by_rows) p->d_pad_h = 1;
   if (narrow(p, op)) {
     p->narrow = p->blocks = p->row_slices = p->sections = 1;
     p->slices = p->blocks_total;
@@ -181,7 +189,7 @@ static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
     p->d_k = (size_t)(p->gi == 1 ? 3 * (op->q + 2) : (op->p + 1) * least(op->q, ANX_STRIP)) * ANX_IMAGES;
     return;
   }
-  if (backward && op->out[0] < 0 && p->groups == 1) {
+  if (backward && op->out[0] < 0 && p->groups == 1 && !p->by_rows) {
     plan_stem(p, op);
     return;
   }
@@ -199,6 +207,10 @@ static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
   tiles(p, op, backward);
   p->slices = p->row_slices * divide_up(p->blocks_total, p->blocks);
   p->sections = least(SECTIONS, p->slices);
+  if (p->by_rows) {
+    p->a_floats = (size_t)(p->taps * p->gi * p->go + 3) * ANX_IMAGES;
+    return;
+  }
   p->weight_rows = most(1, least(p->rows, WEIGHT_PIXELS / (op->q * p->blocks)));
   p->a_floats = backward ? p->weights.a_c * (size_t)p->gi : p->a_c * (size_t)p->ci;
 }
@@ -206,12 +218,10 @@ static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
 /* The input gradient of a 1x1 convolution reads columns of the filter. Where its rows are multiples of 4 KB, a column lies in one set of the caches and
  * falls out of them before the next columns are read: rows of a copy are a line longer (1024->1024 at 7 px, both gradients: 72 -> 86 % of the peak). */
 static void plan_filter(anx_conv_plan *p, const anx_op *op) {
-  const int apart = op->kind == ANX_CONV_BWD && p->pointwise && p->gi % 1024 == 0;
-  p->filter_row = (size_t)(p->taps * p->gi + (apart ? 16 : 0));
-  if (p->narrow || p->strided || p->stem) return;
-  if (op->kind == ANX_CONV_FWD && p->pair > 1) p->filter_floats = (size_t)p->groups * (size_t)(p->taps * p->go * p->ci);
-  if (op->kind == ANX_CONV_BWD && (p->pair > 1 || (apart && p->slices >= FILTER_READS))) p->filter_floats = (size_t)(p->groups * p->co) * p->filter_row;
-  if (!p->filter_floats) p->filter_row = (size_t)(p->taps * p->gi);
+  const int backward = op->kind == ANX_CONV_BWD, apart = backward && p->pointwise && p->gi % 1024 == 0;
+  const int copied = !p->narrow && !p->strided && !p->stem && (p->pair > 1 || (apart && p->slices >= FILTER_READS));
+  p->filter_row = (size_t)(p->taps * p->gi + (copied && apart ? 16 : 0));
+  if (copied) p->filter_floats = backward ? (size_t)(p->groups * p->co) * p->filter_row : (size_t)p->groups * (size_t)(p->taps * p->go * p->ci);
 }
 
 void anx_conv_plan_make(anx_conv_plan *p, const anx_op *op) {

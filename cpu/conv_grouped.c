@@ -7,17 +7,23 @@
  * The input gradient is the same register tile over D with the taps from the last to the first; at stride 2 each parity of a row has its own taps.
  * Backward, some rows of the slice (weight_rows) at a time go through everything.
  * Where a filter has three columns and pixels are neighbours, a forward tile loads a row once for all three, and a weight tile needs one address
- *   for them. While a slice is computed, the memory of the next one is fetched (ahead).
+ *   for them. While a slice is computed, the memory of the next one is fetched (fetch.h).
+ * 3x3 groups of 2 to 32 channels at stride 1 have their weight gradient from X where it lies (row_weights.c): no tile of X, and D in one that the input
+ *   gradient shares.
  *
- * Groups of at most four channels at stride 1 are conv_narrow.c's, 3x3 groups of at most 32 at stride 2 conv_strided.c's; what is left of them here:
- *   backward maps of 56 px and more at g = 3 and 4, maps of 2 px or that become them, bf16 of g >= 2 (at stride 2: 4, backward 6) but for small maps.
+ * Groups of at most four channels at stride 1 are conv_narrow.c's, backward on maps of at most 8 x 8 pixels, 3x3 groups of at most 32 at stride 2
+ *   conv_strided.c's; what is left of them here: maps of 2 px or that become them, bf16 of g >= 2 (at stride 2: 4, backward 6) but for small maps.
  *
  * Percent of the FMA peak on a Zen 5 (262 GFLOP/s of one core), batch 16, machine quiet; forward / both gradients / weight gradient alone:
  *        28 px, 128 channels    14 px, 256 channels    7 px, 512 channels
- *   g 8  85 / 76 / 70           87 / 78 / 77           88 / 76 / 70
- *   g 32 96 / 81 / 75           98 / 82 / 75          102 / 81 / 70
+ *   g 2       61 / 58                61 / 61              (forward, and 7 px: conv_narrow.c)
+ *   g 4       71 / 69                75 / 74
+ *   g 5  81 / 76 / 74           78 / 80 / 77           76 / 73 / 71
+ *   g 8  85 / 82 / 80           85 / 83 / 82           83 / 82 / 78
+ *   g 32 96 / 87 / 85           98 / 91 / 90          102 / 92 / 86
  */
 #include "conv_kernels.h"
+#include "row_weights.h"
 
 #define FIRST_LEVEL_VECTORS 384 /* 24 KB */
 
@@ -36,70 +42,26 @@ static view slice_view(const anx_conv_plan *p, const anx_op *op, int slice) {
   return v;
 }
 
-/* The memory that the next slice will read, handed out in pieces, one for each call of the register tiles: `streams` tensors, each a range of
- * `vectors` vectors in every one of `channels` channels. */
-typedef struct ahead {
-  struct {
-    const stored *at;
-    size_t stride; /* of channels, values */
-    int channels, vectors;
-  } stream[3];
-  int streams, channel, line; /* where the next piece begins: always in stream[streams-1] */
-  int quota;                  /* vectors of a piece */
-} ahead;
-
-/* Adds rows first..first+rows-1 of a map of h x w pixels, whose block is v's, of n channels. */
-static void ahead_add(ahead *a, const stored *x, size_t stride, int channel, int n, const view *v, int h, int w, int first, int last) {
+/* Rows first..last-1 of a map of h x w pixels, whose block is v's, of n channels. */
+static void ahead_rows(ahead *a, const stored *x, size_t stride, int channel, int n, const view *v, int h, int w, int first, int last) {
   if (first < 0) first = 0;
   if (last > h) last = h;
-  const int i = a->streams++;
-  a->stream[i].at = x + (size_t)channel * stride + ((size_t)v->block * (size_t)h + (size_t)first) * (size_t)w * 16;
-  a->stream[i].stride = stride;
-  a->stream[i].channels = n;
-  a->stream[i].vectors = ((v->blocks - 1) * h + last - first) * w;
-  if ((size_t)a->stream[i].vectors * 17 >= stride) { /* nearly all of each channel: one range */
-    a->stream[i].vectors = (int)((size_t)n * stride / 16);
-    a->stream[i].channels = 1;
-  }
-}
-
-/* Spreads all of it over so many calls. */
-static void ahead_spread(ahead *a, int calls) {
-  int vectors = 0;
-  for (int i = 0; i < a->streams; i++) vectors += a->stream[i].vectors * a->stream[i].channels;
-  a->quota = vectors / calls + vectors / calls / 4 + 1; /* more than their share, since a piece ends with its channel */
-}
-
-/* The next so many pieces, to be fetched in `turns` turns of a loop. */
-static anx_fetch ahead_take(ahead *a, int pieces, int turns) {
-  if (!a->streams || !turns) return (anx_fetch){0};
-  const int i = a->streams - 1, left = a->stream[i].vectors - a->line, vectors = left < a->quota * pieces ? left : a->quota * pieces;
-  const anx_fetch f = {(const char *)(a->stream[i].at + (size_t)a->channel * a->stream[i].stride + (size_t)a->line * 16),
-                       (uint32_t)((unsigned)vectors * 16 * sizeof(stored) * 256 / (unsigned)turns)};
-  a->line += vectors;
-  if (a->line == a->stream[i].vectors) {
-    a->line = 0;
-    if (++a->channel == a->stream[i].channels) {
-      a->channel = 0;
-      a->streams--;
-    }
-  }
-  return f;
+  ahead_add(a, x, stride, channel, n, (size_t)(v->block * h + first) * (size_t)w, ((v->blocks - 1) * h + last - first) * w);
 }
 
 static void ahead_input(ahead *a, const anx_call *call, const view *v, int group) {
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
   const int top = v->p0 * op->stride - (p->pad - p->r_low);
-  ahead_add(a, call->in[op->kind == ANX_CONV_BWD ? BWD_X : FWD_X], p->x_c, group * p->gi, p->gi, v, op->h, op->w, top, top + v->rows);
+  ahead_rows(a, call->in[op->kind == ANX_CONV_BWD ? BWD_X : FWD_X], p->x_c, group * p->gi, p->gi, v, op->h, op->w, top, top + v->rows);
 }
 
 static void ahead_gradient(ahead *a, const anx_call *call, const view *v, int halo, int group, int k0, int k1) {
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
   const int first = v->p0 - halo, last = v->p1 + halo;
-  ahead_add(a, call->in[BWD_G], p->y_c, group * p->go + k0, k1 - k0, v, op->p, op->q, first, last);
-  if (call->in[BWD_AL]) ahead_add(a, call->in[BWD_Y], p->y_c, group * p->go + k0, k1 - k0, v, op->p, op->q, first, last);
+  ahead_rows(a, call->in[BWD_G], p->y_c, group * p->go + k0, k1 - k0, v, op->p, op->q, first, last);
+  if (call->in[BWD_AL]) ahead_rows(a, call->in[BWD_Y], p->y_c, group * p->go + k0, k1 - k0, v, op->p, op->q, first, last);
 }
 
 /* Rows or columns of the filter. */
@@ -477,4 +439,57 @@ void FN(anx_spatial_backward)(const anx_call *call, const anx_share *share, floa
     anx_store_partials(call->partial + ((size_t)share->slice * (size_t)op->c + (size_t)(c_first + share->c0)) * 2, sums + 32 * share->c0,
                        share->c1 - share->c0);
   if (need_dw && call->out[BWD_DBIAS]) bias_gradient(call, share, &v, d);
+}
+
+#define MADE_BYTES (256 * 1024) /* of X, G and Y */
+
+/* The weight gradient of a slice, which makes D on the way if `made`. */
+static void row_weights(const anx_call *call, const anx_share *share, const view *v, int made, float *d, float *lanes, ahead *next) {
+  const anx_conv_plan *p = &call->conv;
+  const anx_op *op = call->op;
+  const int channel = share->group * p->gi;
+  const size_t at = (size_t)channel * p->x_c + (size_t)((v->block * op->h + v->p0) * op->w) * 16;
+  anx_row_weights m = {
+      .x = (const stored *)call->in[BWD_X] + at, .channel = p->x_c, .block = (size_t)(op->h * op->w) * 16, .d = d, .d_k = p->d_k,
+      .d_row = (size_t)(p->d_wp * p->blocks) * 16, .d_pixel = (size_t)p->blocks * 16, .zeros = p->d_pad_w, .lanes = lanes, .channels = p->gi,
+      .blocks = v->blocks, .rows = v->p1 - v->p0, .columns = op->w, .top = v->p0 == 0, .bottom = v->p1 == op->p, .first = share->first};
+  if (call->in[BWD_S]) m.s = (const float *)call->in[BWD_S] + channel, m.t = (const float *)call->in[BWD_T] + channel;
+  if (made) {
+    m.g = (const stored *)call->in[BWD_G] + at;
+    if (call->in[BWD_AL]) {
+      m.y = (const stored *)call->in[BWD_Y] + at;
+      m.al = (const float *)call->in[BWD_AL] + channel, m.be = (const float *)call->in[BWD_BE] + channel, m.de = (const float *)call->in[BWD_DE] + channel;
+    }
+  }
+  FN(anx_row_weights)(&m, share->k0, share->k1, next);
+  if (share->last) FN(anx_row_weights_sum)(&m, share->k0, share->k1, share->dw + channel * p->taps * p->gi);
+}
+
+/* With the weight gradient from rows of X where it lies. That makes D on the way if the slice is small or D is not wanted otherwise: of a large one, memory
+ * is read faster by a loop that does nothing else. */
+void FN(anx_rows_backward)(const anx_call *call, const anx_share *share, float *scratch) {
+  const anx_conv_plan *p = &call->conv;
+  const anx_op *op = call->op;
+  const view v = slice_view(p, op, share->slice);
+  const int need_dx = share->c1 > share->c0, need_dw = share->k1 > share->k0, c_first = share->group * p->gi;
+  const int made = need_dw && (!need_dx || 3 * sizeof(stored) * 16 * (size_t)(p->gi * v.rows * op->w * v.blocks) <= MADE_BYTES);
+  float *tile = scratch + p->a_floats, *sums = tile + p->d_floats, *d = tile + (size_t)((p->d_pad_h * p->d_wp + p->d_pad_w) * p->blocks) * 16;
+  ahead during_dx = {0}, during_dw = {0};
+  if (share->next) {
+    const view n = slice_view(p, op, share->next_slice);
+    ahead_gradient(need_dx ? &during_dx : &during_dw, share->next, &n, 1, share->next_group, need_dx ? 0 : share->k0, need_dx ? p->go : share->k1);
+    ahead_input(need_dw ? &during_dw : &during_dx, share->next, &n, share->next_group);
+    ahead_spread(&during_dx, (v.p1 - v.p0) * gradient_runs(p, op));
+    if (need_dw) ahead_spread(&during_dw, anx_row_weights_pieces(p->gi, op->w, share->k1 - share->k0));
+  }
+  if (!made) pack_gradient(call, &v, v.p0 - 1, v.p1 + 1, share->group, 0, p->go, tile);
+  if (made) row_weights(call, share, &v, 1, d, scratch, &during_dw);
+  if (need_dx) {
+    if (call->in[BWD_S]) memset(sums + 32 * share->c0, 0, (size_t)(share->c1 - share->c0) * 32 * sizeof(float));
+    input_gradient(call, share, &v, v.p0, v.p1, tile, sums, &during_dx);
+    if (call->out[BWD_SUMS])
+      anx_store_partials(call->partial + ((size_t)share->slice * (size_t)op->c + (size_t)(c_first + share->c0)) * 2, sums + 32 * share->c0,
+                         share->c1 - share->c0);
+  }
+  if (need_dw && !made) row_weights(call, share, &v, 0, d, scratch, &during_dw);
 }

@@ -131,6 +131,7 @@ AI const float *anx_filter(const anx_call *call) {
 
 void FN(anx_pointwise_forward)(const anx_call *, const anx_share *, float *scratch);
 void FN(anx_pointwise_backward)(const anx_call *, const anx_share *, float *scratch);
+void FN(anx_rows_backward)(const anx_call *, const anx_share *, float *scratch);
 void FN(anx_narrow_forward)(const anx_call *, const anx_share *, float *scratch);
 void FN(anx_depthwise_backward)(const anx_call *, const anx_share *, float *scratch);
 void FN(anx_narrow_backward)(const anx_call *, const anx_share *, float *scratch);

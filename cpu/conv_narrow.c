@@ -10,22 +10,18 @@
  * An output's additions go from the first filter row to the last, in a row from channel to channel; the sums of a batch norm have one accumulator a
  *   row, which goes from column to column; strips of the weight gradient are as wide everywhere. So bits do not depend on KB and PB, which differ
  *   between instruction sets.
- * Backward with one channel a group is conv_depthwise.c's.
+ * Backward with one channel a group is conv_depthwise.c's; with more, in fp32 and on maps of more than 8 x 8 pixels, conv_grouped.c's.
  * bf16 is only stored here: the arithmetic is fp32's, since pairs of channels would have to be made of what is in registers. On
  *   small maps that is faster than packed pairs all the same, up to 8 px at g = 2 and 6 px at g = 3: forward at g = 2, 7 and 4 px 65 -> 78, 36 -> 71 %.
  *
  * Percent of the FMA peak on a Zen 5 (262 GFLOP/s of one core), batch 16, machine quiet; forward / both gradients / weight gradient alone:
  *       28 px, 128 channels    14 px, 256 channels    7 px, 512 channels
  *   g 1 68                     64                     57           (backward: conv_depthwise.c)
- *   g 2 80 / 54 / 57           75 / 55 / 60           76 / 58 / 60
- *   g 3 82 / 59 / 65           79 / 64 / 69           76 / 58 / 68
- *   g 4 86 / 65 / 70           86 / 69 / 74           82 / 67 / 72
+ *   g 2 80                     75                     76 / 58 / 60
+ *   g 3 82                     79                     76 / 59 / 67
+ *   g 4 86                     86                     82 / 68 / 73
  * Without the sums of a batch norm forward at g = 2 and 7 px is 4 points faster, with channels that fit the second level cache 5.
- * Both gradients at 56 px and 64 channels, beyond what the second level holds: 41 at g = 2. Parts of the rows that it does hold, tried, had 42 to 45, but 3
- *   less from the third level; g = 3 and 4, packed there (47, 58), had 48 to 50 and 54.
  * AVX2 has room for one column at g = 3 and 4, so that each multiply-add waits for a broadcast of its own: forward 61 and 66 % of its peak at 28 px.
- * Loads bound the weight gradient: where each multiply-add read D from memory, and G and Y of the next slice were fetched, it reached 52 at g = 2 and
- *   14 px, where this reaches 61.
  */
 #include "conv_kernels.h"
 

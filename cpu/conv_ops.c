@@ -170,6 +170,7 @@ void FN(anx_conv_fwd)(const anx_call *call) {
 static anx_share_fn backward_of(const anx_conv_plan *p) {
   if (p->pointwise) return FN(anx_pointwise_backward);
   if (p->narrow && p->gi == 1) return FN(anx_depthwise_backward);
+  if (p->by_rows) return FN(anx_rows_backward);
   if (p->strided) return FN(anx_strided_backward);
   if (p->stem) return FN(anx_stem_backward);
   return p->narrow ? FN(anx_narrow_backward) : FN(anx_spatial_backward);

@@ -20,6 +20,7 @@
 #define ANX_MAX_FILTER 11 /* rows of the largest filter */
 #define ANX_STRIP 28      /* columns of its weight gradient that go down the map together */
 #define ANX_NARROW 4      /* channels of the widest group that conv_narrow.c takes */
+#define ANX_ROWS 32       /* channels of the widest group that row_weights.c takes */
 #define ANX_STEM_PIXELS 16   /* whose gradient conv_stem.c has in the first level cache (bf16: twice as many), */
 #define ANX_STEM_CHANNELS 32 /* of so many channels */
 
@@ -47,6 +48,7 @@ typedef struct anx_weight_tiles {
 typedef struct anx_conv_plan {
   int pointwise, transposed; /* transposed: the weight gradient as a product over images and pixels, see conv_pointwise.c */
   int narrow; /* taken by conv_narrow.c, or backward with one channel a group by conv_depthwise.c: a slice is an image block */
+  int by_rows;  /* backward: the weight gradient is row_weights.c's */
   int strided; /* taken by conv_strided.c */
   int stem;   /* taken by conv_stem.c */
   int groups, gi, go; /* groups; input and output channels of one */

@@ -6,13 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
-	"time"
 
 	"anynetx/results"
 )
@@ -160,7 +160,8 @@ func (s *Store) publishAttempts(runID string) error {
 	return nil
 }
 
-// clear removes the work folder of a committed run, once its attempts are written.
+// clear removes the work folder of a committed run, once its attempts are written: in one step, so that what somebody else begins under its
+// name afterwards is not taken along.
 func (s *Store) clear(runID string) error {
 	if err := s.publishAttempts(runID); err != nil {
 		return err
@@ -168,16 +169,15 @@ func (s *Store) clear(runID string) error {
 	if err := tell(s.hook, "attempts published"); err != nil {
 		return err
 	}
-	for again := 100; ; again-- {
-		err := os.RemoveAll(s.workDir(runID))
-		if err == nil {
-			break
-		}
-		// Another process took the next lease meanwhile; it will see the commit and let go.
-		if !errors.Is(err, syscall.ENOTEMPTY) || again == 0 {
-			return diskError(err)
-		}
-		time.Sleep(time.Millisecond)
+	aside, err := os.MkdirTemp(filepath.Join(s.Dir, "work"), "."+runID+".tmp-*")
+	if err != nil {
+		return diskError(err)
+	}
+	if err := os.Rename(s.workDir(runID), filepath.Join(aside, runID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return diskError(err)
+	}
+	if err := os.RemoveAll(aside); err != nil && !errors.Is(err, syscall.ENOTEMPTY) { // a network file system keeps what is open; it is swept later
+		return diskError(err)
 	}
 	if err := tell(s.hook, "work cleared"); err != nil {
 		return err

@@ -478,10 +478,17 @@ func TestOneOfAGroupIsAtFault(t *testing.T) {
 				t.Errorf("%d runs failed, want %d: %v\n%s", failed, want, err, p.err.String())
 			}
 			tidy(t, dir, groupRuns)
+			hung := 0
 			for _, a := range readAll[attemptRow](t, dir, "attempts") {
+				if a.FailureClass == classHung {
+					hung++
+				}
 				if a.Attempt > 1 && a.Outcome == outcomeCommitted && a.Task == "second" && *a.RunsPerLaunch != 1 {
 					t.Errorf("tried again in a group: %+v", a)
 				}
+			}
+			if name == "hang" && hung < 4 {
+				t.Errorf("%d of the 4 runs that waited for the one that hung are under suspicion", hung)
 			}
 			if largest, _ := groupsOf(t, dir); largest != 4 {
 				t.Errorf("the largest group had %d runs", largest)

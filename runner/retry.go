@@ -172,8 +172,10 @@ func (s *Store) reopen(runs []*PlannedRun, failed map[string]*runRow, me lease, 
 			return done, err
 		}
 		for i := range attempts {
-			if attempts[i].end == nil && !attempts[i].lease.dead(me, quiet) {
-				return done, anynetx.Inputf("%s is in the hands of process %d on %s; try again when it has ended", r, attempts[i].lease.PID, attempts[i].lease.Host)
+			l := &attempts[i].lease
+			clears := i == len(attempts)-1 && l.here(me) // who has committed the failure is about to remove the folder, which must not be another's by then
+			if (attempts[i].end == nil || clears) && !l.dead(me, quiet) {
+				return done, anynetx.Inputf("%s is in the hands of process %d on %s; try again when it has ended", r, l.PID, l.Host)
 			}
 		}
 		if err := s.clear(r.ID); err != nil { // what a kill behind the commit left

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -117,13 +118,39 @@ func TestRetryWhileRunning(t *testing.T) {
 	letGo()
 	err := c.Wait()
 	if s := c.summary(t); err != nil && s.Failed == 0 || s.Done+s.Failed != 8 || s.Failed > 6-len(done.Runs) {
-		t.Errorf("%v %+v", err, s)
+		t.Errorf("%v %+v\n%s", err, s, c.err.String())
 	}
 	for _, r := range done.Runs {
 		log, err := ReadLog(dir, r.RunID)
 		if err != nil || log.Status != statusDone || len(log.Attempts) < 2 || log.Attempts[0].Class != classMemory {
 			t.Errorf("%+v %v", log, err)
 		}
+	}
+}
+
+// A failed run is not opened again while the worker that recorded the failure has still to remove the run's folder, which would then be another's.
+func TestRetryComesAfterTheLastWord(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := openFake(t, faultStudy+"failures: {attempts: 1, starts: 1000}\n", dir); err != nil {
+		t.Fatal(err)
+	}
+	none := errors.New("no error")
+	early, late := error(nil), error(nil) // what was said, once each
+	err := Work(t.Context(), WorkerOptions{StudyDir: dir, Trainers: func(_ WorkerOptions, p *Plan) (Trainers, error) {
+		return fakeBehaviour{Break: "first"}.trainers(p.Seed), nil
+	}, Hook: func(at string) error {
+		switch {
+		case at == "attempts published" && early == nil && found(t, dir, "runs/*/*.parquet"):
+			_, err := Retry(dir, RetryOptions{Classes: []string{"oom"}})
+			early = cmp.Or(err, none)
+		case at == "work cleared" && late == nil:
+			_, err := Retry(dir, RetryOptions{Classes: []string{"oom"}})
+			late = cmp.Or(err, none)
+		}
+		return nil
+	}})
+	if err != nil || early == nil || !strings.Contains(early.Error(), "in the hands of process") || late != none {
+		t.Errorf("%v; before the folder is removed: %v; after: %v", err, early, late)
 	}
 }
 

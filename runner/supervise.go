@@ -122,6 +122,12 @@ func (c *coordinator) supervise(now time.Time) {
 			continue
 		}
 		h.slot.hung[h.runID] = h.reason
+		for id := range h.slot.runs { // which of a group it was only one that is alone can show
+			group := h.slot.groups[id]
+			if _, known := h.slot.hung[id]; !known && group != "" && group == h.slot.groups[h.runID] && !h.slot.trained[id] {
+				h.slot.hung[id] = fmt.Sprintf("run %s, in its launches: %s", h.runID, h.reason)
+			}
+		}
 		event := happened(c.me, "hang", "run %s: %s; worker %d is killed", h.runID, h.reason, h.slot.index)
 		event.RunID, event.Device = h.runID, h.slot.deviceKey(c.me.Host)
 		c.events.append(event)

@@ -102,16 +102,15 @@ func (s *Store) sweepTemporaries(age time.Duration) error {
 			return nil
 		case err != nil:
 			return diskError(err)
-		case e.IsDir() && filepath.Dir(path) == filepath.Join(s.Dir, "work"):
+		}
+		inWork := e.IsDir() && filepath.Dir(path) == filepath.Join(s.Dir, "work")
+		if info, err := e.Info(); strings.Contains(e.Name(), ".tmp-") && (inWork || !e.IsDir()) && err == nil && time.Since(info.ModTime()) >= age {
+			if err := os.RemoveAll(path); err != nil {
+				return diskError(err)
+			}
+		}
+		if inWork {
 			return filepath.SkipDir // what is in there goes with its run
-		case e.IsDir() || !strings.Contains(e.Name(), ".tmp-"):
-			return nil
-		}
-		if info, err := e.Info(); err != nil || time.Since(info.ModTime()) < age {
-			return nil
-		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return diskError(err)
 		}
 		return nil
 	})

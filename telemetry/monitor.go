@@ -31,7 +31,8 @@ type Monitor struct {
 	states  map[string]*State
 	means   map[string]*mean
 	open    []*question
-	deaf    bool // nobody waits for reports
+	deaf    bool      // nobody waits for reports
+	looked  time.Time // for calls that do not return
 }
 
 // question is what Ask waits for: that the driver was asked for reports after it, and for a sample of the device.
@@ -224,19 +225,30 @@ func (m *Monitor) watchCalls() {
 		case <-m.done:
 			return
 		case now := <-tick.C:
-			m.mu.Lock()
-			for _, c := range m.callers {
-				if c.what == "" || c.suspect || now.Sub(c.since) < m.o.Deadline {
-					continue
-				}
-				c.suspect = true
-				m.n.stuck.Add(1)
-				if s := m.states[c.device]; s != nil {
-					s.Suspect = true
-					m.emit(Event{Device: c.device, Kind: Suspect, Text: fmt.Sprintf("the driver has not answered %s for %v", c.what, m.o.Deadline)})
-				}
-			}
-			m.mu.Unlock()
+			m.overdue(now)
+		}
+	}
+}
+
+// overdue takes the devices of calls that do not return for suspect. Time in which this process did not run either counts against no call.
+func (m *Monitor) overdue(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	paused := now.Sub(m.looked)
+	if m.looked.IsZero() || paused < m.o.Deadline/2 {
+		paused = 0
+	}
+	m.looked = now
+	for _, c := range m.callers {
+		c.since = c.since.Add(paused)
+		if c.what == "" || c.suspect || now.Sub(c.since) < m.o.Deadline {
+			continue
+		}
+		c.suspect = true
+		m.n.stuck.Add(1)
+		if s := m.states[c.device]; s != nil {
+			s.Suspect = true
+			m.emit(Event{Device: c.device, Kind: Suspect, Text: fmt.Sprintf("the driver has not answered %s for %v", c.what, m.o.Deadline)})
 		}
 	}
 }

@@ -71,6 +71,7 @@ func largeCases() []Case {
 		convBwd(convShape{16, 64, 65, 3, 5, 3, 1, 3}, stem), // the last: in several slices
 		convFwd(convShape{16, 64, 65, 8, 17, 1, 1, 8}, within), convBwd(convShape{16, 64, 65, 17, 8, 1, 1, 17}, back), convBwd(convShape{16, 65, 64, 17, 8, 1, 2, 17}, back),
 		convFwd(grouped(16, 64, 65, 4, 4, 1), within), convBwd(grouped(16, 65, 64, 4, 4, 2), back), convFwd(convShape{512, 8, 8, 40, 40, 3, 1, 4}, within),
+		convBwd(grouped(16, 33, 34, 12, 2, 1), back), convBwd(grouped(16, 33, 34, 12, 2, 1), convOptions{bn: true, noDX: true}), // in several slices and strips
 		joinFwd(16, 64, 65, 17, joinIdentity, false), joinBwd(16, 64, 65, 17, false, true),
 	}
 }
@@ -84,6 +85,7 @@ func sheetCases() []Case {
 		convFwd(convShape{128, 1, 1, 40, 70, 1, 1, 40}, within), convBwd(convShape{128, 1, 1, 40, 70, 1, 1, 40}, back), convBwd(convShape{128, 1, 1, 40, 10, 1, 1, 40}, withBias),
 		convBwd(convShape{16, 12, 11, 2048, 6, 1, 1, 1024}, back), // a filter whose columns are read from a copy
 		convFwd(grouped(128, 7, 6, 4, 3, 1), within), convBwd(grouped(128, 7, 6, 4, 3, 1), back), convBwd(grouped(160, 4, 3, 4, 4, 2), back), convBwd(grouped(256, 2, 2, 4, 5, 1), back),
+		convBwd(grouped(160, 4, 3, 2, 7, 1), back), convBwd(grouped(288, 2, 3, 2, 6, 1), back), convBwd(grouped(288, 2, 2, 2, 3, 1), convOptions{}), // 288: a slice of one block
 		convBwd(convShape{128, 10, 9, 3, 33, 3, 2, 3}, convOptions{bn: true, bias: true, noDX: true}),
 		joinFwd(128, 4, 5, 7, joinIdentity, false), joinBwd(128, 9, 8, 7, false, true), joinBwd(128, 3, 3, 7, true, false),
 		poolFwd(128, 5, 6, 7, tiesRare), poolBwd(128, 5, 6, 7, tiesRare), gapFwd(128, 3, 2, 5), xent(128, 10, xentOptions{valid: 100, smoothing: 0.1, scale: 1, gradient: true}),
@@ -118,6 +120,7 @@ func FuzzCPU(f *testing.F) {
 	}
 	f.Add(uint8(5), uint8(1), uint8(0), uint8(95), uint8(0), uint8(0), uint8(5), uint8(1), uint8(5), uint8(81)) // two sums that all but cancel
 	f.Add(uint8(5), uint8(1), uint8(0), uint8(68), uint8(0), uint8(0), uint8(5), uint8(1), uint8(5), uint8(74)) // one that cancels in any order
+	f.Add(uint8(1), uint8(1), uint8(1), uint8(1), uint8(0), uint8(5), uint8(5), uint8(1), uint8(0), uint8(112)) // one group, and no dX
 	f.Fuzz(func(t *testing.T, op, blocks, height, width, groups, in, out, filter, stride, options uint8) {
 		c := draw(op, blocks, height, width, groups, in, out, filter, stride, options)
 		if c != nil {
@@ -133,6 +136,9 @@ func draw(op, blocks, height, width, groups, in, out, filter, stride, options ui
 	s.k = (1 + int(out%72)) * (s.c / s.g)
 	bit := func(i int) bool { return options>>i&1 != 0 }
 	o := convOptions{affine: bit(0), sums: bit(1), bias: bit(2), bn: bit(3), add: bit(4), noDX: bit(5)}
+	if bit(6) {
+		s.k = s.c
+	}
 	if s.n*s.p()*s.q()*s.k*s.r*s.r*s.g > 4e6 || s.n*s.h*s.w*max(s.c, s.k) > 1e6 {
 		return nil
 	}
