@@ -66,7 +66,9 @@ const pausedFor = 5 * time.Second
 func (w *watchdog) overdue(now time.Time) (list []hang) {
 	if gap := now.Sub(w.looked); !w.looked.IsZero() && gap > pausedFor {
 		for _, r := range w.runs {
-			r.heard = r.heard.Add(gap)
+			if r.heard = r.heard.Add(gap); r.heard.After(now) { // behind the gap
+				r.heard = now
+			}
 		}
 	}
 	w.looked = now

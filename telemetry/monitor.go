@@ -240,7 +240,9 @@ func (m *Monitor) overdue(now time.Time) {
 	}
 	m.looked = now
 	for _, c := range m.callers {
-		c.since = c.since.Add(paused)
+		if c.since = c.since.Add(paused); c.since.After(now) { // it began behind the pause
+			c.since = now
+		}
 		if c.what == "" || c.suspect || now.Sub(c.since) < m.o.Deadline {
 			continue
 		}

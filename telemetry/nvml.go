@@ -82,16 +82,17 @@ func within[T any](n *NVML, what string, f func() (T, error)) (T, error) {
 		v, err := f()
 		done <- answer{v, err}
 	}()
-	timer := time.NewTimer(answerWithin)
-	defer timer.Stop()
-	select {
-	case a := <-done:
-		return a.value, a.err
-	case <-timer.C:
-		n.stuck.Add(1)
-		var zero T
-		return zero, fmt.Errorf("the NVIDIA driver has not answered %s for %v; try nvidia-smi", what, answerWithin)
+	const parts = 100
+	for range parts { // one of them is all that a pause of this process is
+		select {
+		case a := <-done:
+			return a.value, a.err
+		case <-time.After(answerWithin / parts):
+		}
 	}
+	n.stuck.Add(1)
+	var zero T
+	return zero, fmt.Errorf("the NVIDIA driver has not answered %s for %v; try nvidia-smi", what, answerWithin)
 }
 
 // Devices lists the GPUs, each followed by its MIG devices. The error is of those that do not answer; the others are in the list.

@@ -292,8 +292,10 @@ func (b *slurmBox) status(dir string) *runner.StudyStatus {
 // until waits for something, and shows what there is if it does not come.
 func (b *slurmBox) until(dir, what string, holds func() bool) {
 	b.Helper()
-	for deadline := time.Now().Add(3 * time.Minute); !holds(); time.Sleep(100 * time.Millisecond) {
-		if time.Now().After(deadline) {
+	for waited, last := time.Duration(0), time.Now(); !holds(); {
+		time.Sleep(100 * time.Millisecond)
+		waited += min(time.Since(last), 10*time.Second) // a machine that is stopped for a minute has waited for a moment
+		if last = time.Now(); waited > 3*time.Minute {
 			b.Fatalf("%s: not within 3 minutes\n%s", what, b.seen(dir))
 		}
 	}
