@@ -42,12 +42,22 @@ func TestWatchdog(t *testing.T) {
 	for at := range 10 {
 		w.overdue(second(float64(at)))
 	}
+	behind := progress(5, 0.01) // of a run that is heard of right behind the pause
+	behind.RunID = "behind"
+	w.hear(s, behind, second(1000))
 	if got := w.overdue(second(1000)); len(got) != 0 {
 		t.Errorf("after a pause of the coordinator: %+v", got)
 	}
-	for at := 1001.0; at <= 1012; at++ {
-		if got := w.overdue(second(at)); (len(got) > 0) != (at > 1011) {
-			t.Errorf("%v seconds after: %+v", at-1000, got)
+	for at := 1001.0; at <= 1021; at++ {
+		want := 0
+		if at > 1011 {
+			want++
+		}
+		if at > 1020 {
+			want++
+		}
+		if got := w.overdue(second(at)); len(got) != want {
+			t.Errorf("%v seconds after: %+v, want %d", at-1000, got, want)
 		}
 	}
 	w.gone(s)
