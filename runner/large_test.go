@@ -72,8 +72,8 @@ func largeStudy(t testing.TB, dir string) (string, *Store) {
 	return file, store
 }
 
-// Status and the start of a stopped study read names, not thousands of files. Status is judged by processor time, which does not depend on
-// what else the machine does.
+// Status and the start of a stopped study read names, not thousands of files. Both are judged by processor time, which hardly depends on what
+// else the machine does, or on whether it stands still for a while.
 func TestLargeStudy(t *testing.T) {
 	dir := t.TempDir()
 	file, store := largeStudy(t, dir)
@@ -83,10 +83,10 @@ func TestLargeStudy(t *testing.T) {
 	if err != nil || s.Runs != largeRuns || s.Done != largeCommitted || s.Running != largeActive || s.Active[0].Epoch != 1 {
 		t.Fatalf("%+v %v", s, err)
 	}
-	first := startLarge(t, file, store)
-	t.Logf("status %v (%v of a processor; promised: 200ms), resumed work after %v (2s)", status, used, first)
-	if used > 800*time.Millisecond || first > 15*time.Second { // the promises are for a quiet machine of our day
-		t.Errorf("status of %d runs took %v of a processor, the first new lease %v", largeRuns, used, first)
+	first, took := startLarge(t, file, store)
+	t.Logf("status %v (%v of a processor; promised: 200ms), resumed work after %v (2s; %v of a processor to its end)", status, used, first, took)
+	if used > 800*time.Millisecond || took > 2*time.Second { // a sixteenth of it here
+		t.Errorf("status of %d runs took %v of a processor, starting and stopping %v", largeRuns, used, took)
 	}
 }
 
@@ -99,8 +99,9 @@ func processorTime(t *testing.T) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// startLarge goes on with the large study until a worker has taken a run, and says how long that took from the start of the program.
-func startLarge(t testing.TB, file string, store *Store) time.Duration {
+// startLarge goes on with the large study until a worker has taken a run, and says how long that took from the start of the program, and what
+// all its processes took of a processor until they had stopped again.
+func startLarge(t testing.TB, file string, store *Store) (first, used time.Duration) {
 	t.Helper()
 	leases := func() int {
 		list, err := filepath.Glob(filepath.Join(store.Dir, "work", "*", "lease-*"))
@@ -119,10 +120,10 @@ func startLarge(t testing.TB, file string, store *Store) time.Duration {
 	for leases() == before && time.Since(begin) < time.Minute {
 		time.Sleep(2 * time.Millisecond)
 	}
-	took := time.Since(begin)
+	first = time.Since(begin)
 	c.Process.Signal(os.Interrupt)
 	c.Wait()
-	return took
+	return first, c.ProcessState.UserTime() + c.ProcessState.SystemTime()
 }
 
 // go test -run - -bench Large ./runner
@@ -141,7 +142,8 @@ func BenchmarkLargeResume(b *testing.B) {
 	file, store := largeStudy(b, b.TempDir())
 	total := time.Duration(0)
 	for b.Loop() {
-		total += startLarge(b, file, store)
+		first, _ := startLarge(b, file, store)
+		total += first
 	}
 	b.ReportMetric(total.Seconds()/float64(b.N), "s/resume")
 }
