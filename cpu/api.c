@@ -247,12 +247,12 @@ static anx_op of_sheet(const anx_op *op) {
 }
 
 /* Shared doubles of one sheet. */
-static size_t doubles_of(const anx_op *op) {
+static size_t doubles_of(const anx_op *op, int ends_block) {
   const size_t c = (size_t)op->c;
   anx_conv_plan p;
   switch (op->kind) {
     case ANX_CONV_FWD:
-    case ANX_CONV_BWD: anx_conv_plan_make(&p, op); return anx_conv_partials(&p, op);
+    case ANX_CONV_BWD: anx_conv_plan_make(&p, op); return anx_conv_partials(&p, op, ends_block);
     case ANX_JOIN_BWD: return (size_t)anx_join_pieces(op) * 3 * c;
     case ANX_POOL_BWD: return (size_t)(op->n / ANX_IMAGES) * 2 * c;
     case ANX_XENT: return 2 * c;
@@ -261,7 +261,7 @@ static size_t doubles_of(const anx_op *op) {
   }
 }
 
-static sizes workspace_of(const anx_context *c, const anx_program_desc *d, const anx_op *ops) {
+static sizes workspace_of(const anx_context *c, const anx_program_desc *d, const anx_tensor *tensors, const anx_op *ops) {
   sizes s = {0};
   for (int i = 0; i < d->ops; i++) {
     const anx_op one = of_sheet(&ops[i]), *op = &one;
@@ -278,7 +278,8 @@ static sizes workspace_of(const anx_context *c, const anx_program_desc *d, const
       floats = 4 * (size_t)op->q * ANX_IMAGES; /* rows of pool.c */
     }
     if (floats > s.scratch_floats) s.scratch_floats = floats;
-    if (sheets * doubles_of(op) > s.doubles) s.doubles = sheets * doubles_of(op);
+    const size_t doubles = sheets * doubles_of(op, anx_ends_block(d, tensors, ops, i));
+    if (doubles > s.doubles) s.doubles = doubles;
   }
   s.scratch_floats = anx_round64((s.scratch_floats + 16) * sizeof(float)) / sizeof(float);
   s.bytes = (size_t)c->threads * s.scratch_floats * sizeof(float) + anx_round64(s.doubles * sizeof(double)) +
@@ -290,7 +291,7 @@ static anx_status program_workspace(anx_context *c, const anx_program_desc *d, u
   if (!c || !c->kernels) return ANX_INVALID_ARGUMENT;
   if (!d || !bytes) return anx_fail(&c->failure, ANX_INVALID_ARGUMENT, "program_workspace: a null pointer");
   const anx_status s = anx_check_program(&c->failure, c->bf16 != NULL, d, tensors, ops, NULL);
-  if (s == ANX_OK) *bytes = workspace_of(c, d, ops).bytes;
+  if (s == ANX_OK) *bytes = workspace_of(c, d, tensors, ops).bytes;
   return s;
 }
 
@@ -317,13 +318,14 @@ static void bind_sheets(anx_program *p, int i, anx_buffer *const *buffers) {
     anx_call *sheet = &p->sheets[2 * i + s];
     *sheet = *call;
     sheet->op = &p->sheet_op[i];
-    sheet->partial += (size_t)s * doubles_of(sheet->op);
+    sheet->partial += (size_t)s * doubles_of(sheet->op, call->end != NULL);
+    if (call->end) sheet->end = &p->sheets[2 * (i + 1) + s];
     for (int j = 0; j < ANX_MAX_IN; j++) sheet->in[j] = call->tin[j] ? anx_sheet_at(buffers[call->tin[j]->buffer], call->tin[j], s) : NULL;
     for (int j = 0; j < ANX_MAX_OUT; j++) sheet->out[j] = call->tout[j] ? anx_sheet_at(buffers[call->tout[j]->buffer], call->tout[j], s) : NULL;
   }
 }
 
-static void bind(anx_context *c, anx_program *p, anx_buffer *const *buffers, const sizes *s) {
+static void bind(anx_context *c, anx_program *p, const anx_program_desc *d, anx_buffer *const *buffers, const sizes *s) {
   for (int i = 0; i < p->ops; i++) {
     anx_call *call = &p->calls[i];
     const anx_op *op = call->op = &p->op[i];
@@ -336,7 +338,8 @@ static void bind(anx_context *c, anx_program *p, anx_buffer *const *buffers, con
     call->partial = (double *)(void *)(p->workspace + (size_t)c->threads * s->scratch_floats * sizeof(float));
     call->filter = (float *)(void *)((unsigned char *)call->partial + anx_round64(s->doubles * sizeof(double)));
     call->sections = (float *)(void *)((unsigned char *)call->filter + anx_round64(s->filter_floats * sizeof(float)));
-    call->kernel = (op->dtype == ANX_BF16 ? c->bf16 : c->kernels)->op[op->kind];
+    if (anx_ends_block(d, p->tensors, p->op, i)) call->end = &p->calls[i + 1];
+    if (!i || p->calls[i - 1].end != call) call->kernel = (op->dtype == ANX_BF16 ? c->bf16 : c->kernels)->op[op->kind];
     for (int j = 0; j < ANX_MAX_IN; j++) {
       if (op->in[j] == -1) continue;
       call->tin[j] = &p->tensors[op->in[j]];
@@ -368,7 +371,7 @@ static anx_status program_create(anx_context *c, const anx_program_desc *d, anx_
   free(bytes);
   for (int i = 0; i < d->tensors && status == ANX_OK; i++) status = anx_make_sheets(&c->failure, buffers[tensors[i].buffer], &tensors[i], c->threads);
   if (status != ANX_OK) return status;
-  const sizes s = workspace_of(c, d, ops);
+  const sizes s = workspace_of(c, d, tensors, ops);
   anx_program *p = calloc(1, sizeof *p);
   if (p) {
     p->ops = d->ops;
@@ -390,7 +393,7 @@ static anx_status program_create(anx_context *c, const anx_program_desc *d, anx_
 #endif
   if (d->ops) memcpy(p->op, ops, (size_t)d->ops * sizeof *ops);
   if (d->tensors) memcpy(p->tensors, tensors, (size_t)d->tensors * sizeof *tensors);
-  bind(c, p, buffers, &s);
+  bind(c, p, d, buffers, &s);
   *out = p;
   return ANX_OK;
 }
@@ -412,7 +415,7 @@ static anx_status program_run(anx_context *c, anx_program *p, const double *slot
       call->slot[j] = s >= 0 && s < p->slots ? slots[s] : 0;
     }
     const uint64_t start = p->ns ? now_ns() : 0;
-    call->kernel(call);
+    if (call->kernel) call->kernel(call);
     if (p->ns) {
       p->ns[i] += now_ns() - start;
       p->runs[i]++;

@@ -237,17 +237,18 @@ static anx_status check_ties(check *k) {
 #undef TIE
 }
 
+int anx_overlap(const anx_tensor *a, const anx_tensor *b) {
+  return a->buffer == b->buffer && a->offset < b->offset + stored(b) * dtype_bytes[b->dtype] && b->offset < a->offset + stored(a) * dtype_bytes[a->dtype];
+}
+
 static anx_status check_overlap(check *k) {
   const anx_op *o = k->op;
   for (int i = 0; i < ANX_MAX_OUT; i++) {
     if (o->out[i] == -1) continue;
-    const anx_tensor *a = &k->tensors[o->out[i]];
     for (int j = 0; j < ANX_MAX_IN + i; j++) {
       const int id = j < ANX_MAX_IN ? o->in[j] : o->out[j - ANX_MAX_IN];
       if (id == -1 || (o->kind == ANX_BN_FWD_COEF && i >= 4 && j == i - 1)) continue;
-      const anx_tensor *b = &k->tensors[id];
-      if (a->buffer == b->buffer && a->offset < b->offset + stored(b) * dtype_bytes[b->dtype] &&
-          b->offset < a->offset + stored(a) * dtype_bytes[a->dtype])
+      if (anx_overlap(&k->tensors[o->out[i]], &k->tensors[id]))
         return WRONG(k, "output tensor %d lies on tensor %d", o->out[i], id);
     }
   }

@@ -54,7 +54,7 @@ static void plan_pointwise(anx_conv_plan *p, const anx_op *op) {
     p->a_floats = p->transposed ? (size_t)(round16(p->gi) * vectors) * ANX_IMAGES : p->weights.a_c * (size_t)p->gi;
     p->weights.d_floats = p->pair > 1 ? p->weights.d_k * (size_t)p->go : 0;
   }
-  p->sparse_floats = backward && op->stride > 1 ? p->a_c * (size_t)p->gi : 0;
+  p->dense_floats = !backward ? 0 : p->a_c * (size_t)(op->stride > 1 ? p->gi : least(p->gi, ANX_END_CHANNELS));
 }
 
 /* The rows (or columns) of the filter that meet the map at all: on a 1x1 map only the centre of a 3x3 filter does. */
@@ -248,10 +248,10 @@ void anx_conv_plan_make(anx_conv_plan *p, const anx_op *op) {
   p->weight_floats = op->kind == ANX_CONV_BWD ? (size_t)op->k * ((size_t)p->taps * (size_t)p->gi + 1) : 0;
 }
 
-size_t anx_conv_scratch_floats(const anx_conv_plan *p) { return p->a_floats + p->d_floats + p->sums_floats + p->sparse_floats + p->weights.d_floats; }
+size_t anx_conv_scratch_floats(const anx_conv_plan *p) { return p->a_floats + p->d_floats + p->sums_floats + p->dense_floats + p->weights.d_floats; }
 
-size_t anx_conv_partials(const anx_conv_plan *p, const anx_op *op) {
-  return (size_t)p->slices * 2 * (size_t)(op->kind == ANX_CONV_BWD ? op->c : op->k);
+size_t anx_conv_partials(const anx_conv_plan *p, const anx_op *op, int ends_block) {
+  return (size_t)p->slices * (ends_block ? 3 : 2) * (size_t)(op->kind == ANX_CONV_BWD ? op->c : op->k);
 }
 
 void anx_combine_sums(double *out, const double *partial, int slices, int channels) {
@@ -260,6 +260,22 @@ void anx_combine_sums(double *out, const double *partial, int slices, int channe
     for (int c = 0; c < channels; c++, partial += 2) {
       out[c] += partial[0];
       out[channels + c] += partial[1];
+    }
+  }
+}
+
+void anx_combine_end(const anx_call *end, const double *partial, int slices) {
+  const int channels = end->op->c;
+  double *sums = end->out[1], *sums_p = end->out[2];
+  memset(sums, 0, (size_t)channels * 2 * sizeof *sums);
+  if (sums_p) memset(sums_p, 0, (size_t)channels * 2 * sizeof *sums);
+  for (int s = 0; s < slices; s++) {
+    for (int c = 0; c < channels; c++, partial += 3) {
+      sums[c] += partial[0];
+      sums[channels + c] += partial[1];
+      if (!sums_p) continue;
+      sums_p[c] += partial[0];
+      sums_p[channels + c] += partial[2];
     }
   }
 }

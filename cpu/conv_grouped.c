@@ -405,7 +405,7 @@ void FN(anx_spatial_backward)(const anx_call *call, const anx_share *share, floa
 #if PAIR == 1
   float *d = tile + (size_t)p->d_pad_h * p->weights.d_row + (size_t)p->d_pad_w * p->weights.d_pixel;
 #else
-  float *d = sums + p->sums_floats + p->sparse_floats;
+  float *d = sums + p->sums_floats;
 #endif
   ahead during_dx = {0}, during_dw = {0};
   if (share->next) {

@@ -10,6 +10,9 @@ enum { FWD_X, FWD_S, FWD_T, FWD_W, FWD_BIAS };
 enum { FWD_Y, FWD_SUMS };
 enum { BWD_G, BWD_Y, BWD_AL, BWD_BE, BWD_DE, BWD_X, BWD_S, BWD_T, BWD_MEAN, BWD_W, BWD_ADD };
 enum { BWD_DX, BWD_DW, BWD_DBIAS, BWD_SUMS };
+/* and of join_bwd */
+enum { END_DX, END_Y, END_C, END_MEAN, END_P, END_MEAN_P };
+enum { END_G, END_SUMS, END_SUMS_P };
 
 /* n pixels of 16 images: dst = src, or ReLU(s src + t) */
 AI void anx_pack_act(stored *dst, size_t dst_step, const stored *src, size_t src_step, int n, const float *s, const float *t) {
@@ -128,6 +131,10 @@ AI const float *anx_filter(const anx_call *call) {
   if (call->conv.filter_floats) return call->filter;
   return call->in[call->op->kind == ANX_CONV_BWD ? (int)BWD_W : (int)FWD_W];
 }
+
+/* The end of a block: vectors begin..end-1 of channel c of G = dX masked by Y > 0. With dx, that is where dX lies in fp32 (at vector begin), to which
+ * add (of the whole map) is added, or null; else it is the op's own. total: of G, of G times C, of G times P. */
+void FN(anx_end_channel)(const anx_call *end, int c, size_t from, size_t to, const float *dx, const stored *add, double *total);
 
 void FN(anx_pointwise_forward)(const anx_call *, const anx_share *, float *scratch);
 void FN(anx_pointwise_backward)(const anx_call *, const anx_share *, float *scratch);

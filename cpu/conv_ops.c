@@ -182,5 +182,6 @@ void FN(anx_conv_bwd)(const anx_call *call) {
   if (call->out[BWD_DX]) pack_filter(call);
   anx_pool_run(call->pool, FN(anx_conv_task), &job, anx_sheets(call->op->n) * job.parts.tasks);
   combine_sections(call);
+  if (call->end) anx_combine_end(call->end, call->partial, anx_sheets(call->op->n) * call->conv.slices);
   if (call->out[BWD_SUMS]) anx_combine_sums(call->out[BWD_SUMS], call->partial, anx_sheets(call->op->n) * call->conv.slices, call->op->c);
 }

@@ -11,6 +11,7 @@
  *   images with input channels in the lanes (A transposed on the way in; no sums of lanes). Weights owned by a task see the slices in order.
  * Ahead: a slice is a row of 1..8 KB of each channel, rows as far apart as channels are. No hardware prefetcher follows that: packing D took 16 cycles
  *   a vector from memory (28 GB/s; one long run: 53) and takes 7 when the rows are brought near while the slice before is computed (anx_ahead).
+ * The end of the block before (join_bwd), where it is one with the convolution (fuse.c): in rows, right behind the tiles of 48 channels.
  * Measured (Zen 5, one core, fp32, idle, lowest-median-highest of the peak): forward 83-90-93, 90-92-94, 92-94-95 % at 28, 14, 7 px, 70-85-91 % at 8 px,
  *   83-96 % below; both gradients 67-82-85, 80-86-87, 81-84-89 %, 59-74-81 %, 70-86 %; at 56 px 73-83-90 and 46-73-81 %.
  * What bounds the rest: D takes 7 cycles a vector (two lines in, one out) and serves C cycles of multiply-adds of both gradients: 15 % of 32->128 at
@@ -129,7 +130,7 @@ static void look_backward(anx_ahead *a, const anx_share *share) {
   int first, count;
   slice_range(p, share->next_slice, &first, &count);
   const size_t x = (size_t)(share->next_group * p->gi) * p->x_c, y = (size_t)(share->next_group * p->go) * p->y_c;
-  if (call->op->stride == 1) {
+  if (call->op->stride == 1 && !call->end) {
     if (call->in[BWD_ADD]) look_ahead(a, (const stored *)call->in[BWD_ADD] + x, p->x_c, p->gi, first, count);
     look_ahead(a, (const stored *)call->in[BWD_X] + x, p->x_c, p->gi, first, count);
   }
@@ -220,8 +221,33 @@ static void spread(const anx_call *call, const anx_share *share, const float *de
   }
 }
 
+/* The input gradient and, some channels at a time, the end of the block before, whose maps are asked for while dX of these channels is computed. Ends in
+ * registers, a few pixels of each channel at a time, took as long as a pass of their own over the map: pieces too short for prefetchers. */
+static void end_block(const anx_call *call, const anx_share *share, anx_point_tile t, int first, int count, float *dx) {
+  const anx_conv_plan *p = &call->conv;
+  const int c_first = share->group * p->gi;
+  double *partial = call->partial + ((size_t)share->slice * (size_t)call->op->c + (size_t)c_first) * 3;
+  t.y_k = p->a_c;
+  t.w += share->c0;
+  anx_point_floats(&t, dx);
+  for (int c0 = share->c0; c0 < share->c1; c0 += ANX_END_CHANNELS) {
+    const int c1 = share->c1 - c0 < ANX_END_CHANNELS ? share->c1 : c0 + ANX_END_CHANNELS;
+    const void *const maps[] = {call->end->in[END_P], call->in[BWD_ADD], call->end->in[END_C], call->in[BWD_X]};
+    anx_ahead ahead = {.idle = (const char *)dx};
+    for (int i = 0; i < 4; i++) {
+      if (maps[i]) look_ahead(&ahead, (const stored *)maps[i] + (size_t)(c_first + c0) * p->x_c, p->x_c, c1 - c0, first, count);
+    }
+    anx_ahead_row(&ahead);
+    t.ahead = &ahead;
+    FN(anx_point)(&t, 0, c1 - c0, count);
+    t.w += c1 - c0;
+    for (int c = c0; c < c1; c++)
+      FN(anx_end_channel)(call->end, c_first + c, (size_t)first, (size_t)(first + count), dx + (size_t)(c - c0) * p->a_c, call->in[BWD_ADD], partial + 3 * c);
+  }
+}
+
 static void input_gradient(const anx_call *call, const anx_share *share, const float *d, size_t d_k, int first, int count, float *sums,
-                           float *sparse, float *active, anx_ahead *ahead) {
+                           float *dense, float *active, anx_ahead *ahead) {
   const anx_conv_plan *p = &call->conv;
   const int c_first = share->group * p->gi, strided = call->op->stride > 1;
   const size_t at = (size_t)c_first * p->x_c + (size_t)first * 16;
@@ -233,8 +259,8 @@ static void input_gradient(const anx_call *call, const anx_share *share, const f
       .w = anx_filter(call) + (size_t)(share->group * p->co) * p->filter_row, .w_k = 1, .w_c = p->filter_row,
       .channels = p->co, .y_k = strided ? p->a_c : p->x_c};
   if (strided) {
-    anx_point_floats(&t, sparse);
-  } else {
+    anx_point_floats(&t, dense);
+  } else if (!call->end) {
     t.y = (stored *)call->out[BWD_DX] + at;
     t.stream = anx_streams(call->images, call->op->h, call->op->w, call->op->c);
     t.add = call->in[BWD_ADD] ? (const stored *)call->in[BWD_ADD] + at : NULL;
@@ -248,8 +274,12 @@ static void input_gradient(const anx_call *call, const anx_share *share, const f
       t.active_k = p->a_c;
     }
   }
+  if (call->end) {
+    end_block(call, share, t, first, count, dense);
+    return;
+  }
   FN(anx_point)(&t, share->c0, share->c1, count);
-  if (strided) spread(call, share, sparse, first, count, sums);
+  if (strided) spread(call, share, dense, first, count, sums);
   if (call->out[BWD_SUMS])
     anx_store_partials(call->partial + ((size_t)share->slice * (size_t)call->op->c + (size_t)(c_first + share->c0)) * 2, sums + 32 * share->c0,
                        share->c1 - share->c0);
@@ -306,7 +336,7 @@ void FN(anx_pointwise_backward)(const anx_call *call, const anx_share *share, fl
   const int c_first = share->group * p->gi, k_first = share->group * p->go, need_dx = share->c1 > share->c0, need_dw = share->k1 > share->k0;
   const size_t y_at = (size_t)k_first * p->y_c + (size_t)first * 16;
   const stored *g = (const stored *)call->in[BWD_G] + y_at, *y = call->in[BWD_AL] ? (const stored *)call->in[BWD_Y] + y_at : NULL;
-  float *tile = scratch + p->a_floats, *sums = tile + p->d_floats, *sparse = sums + p->sums_floats;
+  float *tile = scratch + p->a_floats, *sums = tile + p->d_floats, *dense = sums + p->sums_floats;
   const float *d = tile;
   size_t d_k = p->d_k;
   if (PAIR == 2 || y) {
@@ -324,10 +354,10 @@ void FN(anx_pointwise_backward)(const anx_call *call, const anx_share *share, fl
   anx_ahead_row(&ahead);
   /* The input gradient's mask is the weight gradient's input: formed once. */
   const int once = PAIR == 1 && need_dw && share->c1 - share->c0 == p->gi && call->in[BWD_S] && call->op->stride == 1 && !p->transposed;
-  if (need_dx) input_gradient(call, share, d, d_k, first, count, sums, sparse, once ? scratch : NULL, &ahead);
+  if (need_dx) input_gradient(call, share, d, d_k, first, count, sums, dense, once ? scratch : NULL, &ahead);
   if (!need_dw) return;
 #if PAIR == 2
-  float *rows = sparse + p->sparse_floats;
+  float *rows = dense + p->dense_floats;
   for (int k = share->k0 / 2 * 2; k < share->k1; k += 2)
     anx_split_slots(rows + (size_t)k * p->weights.d_k, k + 1 < p->go ? rows + (size_t)(k + 1) * p->weights.d_k : NULL, d + (size_t)(k / 2) * d_k, 16, count);
   d = rows;

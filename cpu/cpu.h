@@ -21,6 +21,7 @@
 #define ANX_STRIP 28      /* columns of its weight gradient that go down the map together */
 #define ANX_NARROW 4      /* channels of the widest group that conv_narrow.c takes */
 #define ANX_ROWS 32       /* channels of the widest group that row_weights.c takes */
+#define ANX_END_CHANNELS 48 /* of an input gradient that a block ends with, in the second level cache */
 #define ANX_STEM_PIXELS 16   /* whose gradient conv_stem.c has in the first level cache (bf16: twice as many), */
 #define ANX_STEM_CHANNELS 32 /* of so many channels */
 
@@ -65,7 +66,7 @@ typedef struct anx_conv_plan {
   size_t a_c, d_k;                    /* channel strides of the tiles, slots */
   size_t x_c, y_c;                    /* channel strides of X and Y, values */
   anx_weight_tiles weights;           /* of the weight gradient; in fp32 they are those above */
-  size_t a_floats, d_floats, sums_floats, sparse_floats; /* per thread; sparse: input gradient of a strided 1x1 before it is spread */
+  size_t a_floats, d_floats, sums_floats, dense_floats; /* per thread; dense: input gradient of a 1x1 before it is spread (stride) or a block ends with it */
   size_t filter_floats; /* shared by the threads: a copy of the filter, in bf16 in pairs; 0: it is read where it is */
   size_t filter_row;    /* backward, from one (pair of) output channel to the next, slots */
   size_t weight_floats; /* of the gradients of filter and bias; one for each section but the first, whose place is the op's outputs */
@@ -92,7 +93,8 @@ struct anx_call {
   const anx_op *op;
   const anx_call *sheets; /* this call for each sheet: op has its images, tensors and partial are its own */
   int images;             /* of all sheets */
-  anx_kernel kernel;
+  const anx_call *end;    /* conv_bwd: the join_bwd behind it, where both are one (fuse.c); of a sheet the sheet's */
+  anx_kernel kernel;      /* null: the op before has made this one */
   void *in[ANX_MAX_IN], *out[ANX_MAX_OUT]; /* null where absent */
   const anx_tensor *tin[ANX_MAX_IN], *tout[ANX_MAX_OUT];
   anx_conv_plan conv; /* of a sheet: ANX_CONV_FWD and ANX_CONV_BWD */
@@ -159,7 +161,7 @@ static inline size_t anx_round64(size_t bytes) { return (bytes + 63) / 64 * 64; 
 
 void anx_conv_plan_make(anx_conv_plan *, const anx_op *);
 size_t anx_conv_scratch_floats(const anx_conv_plan *);
-size_t anx_conv_partials(const anx_conv_plan *, const anx_op *); /* doubles */
+size_t anx_conv_partials(const anx_conv_plan *, const anx_op *, int ends_block); /* doubles */
 anx_conv_parts anx_conv_split(const anx_conv_plan *, const anx_op *, int sheets, int threads, int need_dx);
 void anx_part_range(int n, int parts, int part, int *from, int *to);
 /* Pieces of the pixels of a sheet of a join: a function of the record, because its sums are added piece by piece. */
@@ -169,9 +171,14 @@ static inline int anx_join_pieces(const anx_op *op) {
 }
 /* Sums of slices in index order: out[0][c], out[1][c] from partial[slice][c][2]. */
 void anx_combine_sums(double *out, const double *partial, int slices, int channels);
+/* The outputs of a join_bwd from partial[slice][c][3]: sums of G, of G times C, of G times P. */
+void anx_combine_end(const anx_call *end, const double *partial, int slices);
 
 /* bf16: the context takes activations of it. buffer_bytes may be null: sizes of buffers are then not compared. */
 anx_status anx_check_tensor(anx_failure *, int bf16, const char *what, const anx_tensor *, uint64_t *bytes);
+int anx_overlap(const anx_tensor *, const anx_tensor *);
+/* Whether op i, a convolution backward, and the op behind it, the end of the block before, run as one. */
+int anx_ends_block(const anx_program_desc *, const anx_tensor *, const anx_op *, int i);
 anx_status anx_check_program(anx_failure *, int bf16, const anx_program_desc *, const anx_tensor *, const anx_op *, const uint64_t *buffer_bytes);
 
 void anx_bn_fwd_coef(const anx_call *);

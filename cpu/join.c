@@ -1,7 +1,8 @@
 /* join.c - residual joins: Y = ReLU(s C + t + Z) and its backward, one pass. A task is what a thread has of a sheet: some pixels of every
  * channel where those are long rows, as convolutions share them out, else some channels: where the rows of two threads alternate and are short, a
  * core's prefetchers fetch what the other writes.
- * Cost: memory bandwidth (forward 3 streams, backward 4 or 5; the last is written past the caches where it is large). */
+ * Cost: memory bandwidth (forward 3 streams, backward 4 or 5; the last is written past the caches where it is large). Most ends of blocks are made inside
+ * the convolution before them instead (fuse.c). */
 #include "conv_kernels.h"
 
 #define LONG_ROW 256 /* vectors */
@@ -88,28 +89,55 @@ AI vf masked(vf v, const stored *y, const stored *x, vf mean, const stored *p, v
   return v;
 }
 
-/* total: of the masked gradient, of it times x, of it times p */
-static void backward_channel(const anx_call *call, int c, size_t begin, size_t end, double *total) {
+/* Where dX comes from: a map, a vector for the whole map, or fp32 of a convolution's tiles, and add to it. */
+enum { MAP, SPREAD, TILES, TILES_ADD };
+
+/* Of a channel, from its first vector on; dx and add from the span's. */
+typedef struct channel {
+  stored *g;
+  const stored *y, *x, *p, *dx, *add;
+  const float *tiles;
+  vf mean, mean_p, share;
+  size_t map, tiles_from;
+  int stream;
+} channel;
+
+/* Values first, first + 16, ... below last. */
+AI sums span(const channel *c, size_t first, size_t last, const int FROM, const int P) {
+  sums s = {vzero(), vzero(), vzero()};
+  const channel k = *c;
+#define END(value) WRITE_RUN(k.g, first, last, 16, k.stream, i, masked(value, k.y + i, k.x + i, k.mean, P ? k.p + i : NULL, k.mean_p, &s))
+  if (FROM == SPREAD) END(aload(k.dx + i / 16 / k.map * 16 + first % 16) * k.share);
+  else if (FROM == TILES) END(vload(k.tiles + (i - k.tiles_from)));
+  else if (FROM == TILES_ADD) END(vload(k.tiles + (i - k.tiles_from)) + aload(k.add + i));
+  else END(aload(k.dx + i));
+#undef END
+  return s;
+}
+
+void FN(anx_end_channel)(const anx_call *call, int c, size_t from, size_t to, const float *dx, const stored *add, double *total) {
   const anx_op *op = call->op;
-  const size_t map = (size_t)op->h * (size_t)op->w, at = (size_t)c * anx_channel_values(op->n, op->h, op->w);
-  const int broadcast = (op->flags & ANX_BROADCAST) != 0, stream = anx_streams(call->images, op->h, op->w, op->c);
-  const stored *dx = (const stored *)call->in[0] + (broadcast ? (size_t)c * anx_channel_values(op->n, 1, 1) : at);
-  const stored *y = (const stored *)call->in[1] + at, *x = (const stored *)call->in[2] + at;
-  const stored *p = call->in[4] ? (const stored *)call->in[4] + at : NULL;
-  const vf mean = vset(((const float *)call->in[3])[c]), mean_p = vset(p ? ((const float *)call->in[5])[c] : 0.0f);
-  const vf share = vset(1.0f / (float)map);
-  stored *g = (stored *)call->out[0] + at;
+  const size_t at = (size_t)c * anx_channel_values(op->n, op->h, op->w);
+  const int broadcast = (op->flags & ANX_BROADCAST) != 0, source = broadcast ? SPREAD : !dx ? MAP : add ? TILES_ADD : TILES;
+  const stored *p = call->in[END_P];
+  const channel k = {
+      .g = (stored *)call->out[END_G] + at, .y = (const stored *)call->in[END_Y] + at, .x = (const stored *)call->in[END_C] + at, .p = p ? p + at : NULL,
+      .dx = (const stored *)call->in[END_DX] + (broadcast ? (size_t)c * anx_channel_values(op->n, 1, 1) : at), .add = add ? add + at : NULL,
+      .tiles = dx, .tiles_from = from * 16, .mean = vset(((const float *)call->in[END_MEAN])[c]),
+      .mean_p = vset(p ? ((const float *)call->in[END_MEAN_P])[c] : 0.0f), .share = vset(1.0f / (float)(op->h * op->w)),
+      .map = (size_t)op->h * (size_t)op->w, .stream = anx_streams(call->images, op->h, op->w, op->c)};
   total[0] = total[1] = total[2] = 0;
-  for (size_t first = begin; first < end; first += SPAN) {
-    const size_t last = (first + SPAN < end ? first + SPAN : end) * 16;
+  for (size_t first = from; first < to; first += SPAN) {
+    const size_t last = (first + SPAN < to ? first + SPAN : to) * 16;
     float lanes[3][16] __attribute__((aligned(64)));
     for (size_t l = 0; l < 16; l += VL) {
-      sums s = {vzero(), vzero(), vzero()};
-      if (broadcast)
-        WRITE_RUN(g, first * 16 + l, last, 16, stream, i,
-                  masked(aload(dx + i / 16 / map * 16 + l) * share, y + i, x + i, mean, p ? p + i : NULL, mean_p, &s));
-      else if (p) WRITE_RUN(g, first * 16 + l, last, 16, stream, i, masked(aload(dx + i), y + i, x + i, mean, p + i, mean_p, &s));
-      else WRITE_RUN(g, first * 16 + l, last, 16, stream, i, masked(aload(dx + i), y + i, x + i, mean, NULL, mean_p, &s));
+      sums s;
+      switch (2 * source + (p != NULL)) {
+#define CASE(FROM, P) case 2 * FROM + P: s = span(&k, first * 16 + l, last, FROM, P); break
+        CASE(SPREAD, 0); CASE(SPREAD, 1); CASE(TILES, 0); CASE(TILES, 1); CASE(TILES_ADD, 0); CASE(TILES_ADD, 1); CASE(MAP, 0);
+        default: s = span(&k, first * 16 + l, last, MAP, 1);
+#undef CASE
+      }
       vstore(lanes[0] + l, s.g);
       vstore(lanes[1] + l, s.g_x);
       vstore(lanes[2] + l, s.g_p);
@@ -124,24 +152,11 @@ static void backward_task(void *argument, int index, int thread) {
   (void)thread;
   for (int c = p.channel; c < p.channels_end; c++) {
     for (int i = p.piece; i < p.pieces_end; i++)
-      backward_channel(p.call, c, piece_begin(op, i), piece_begin(op, i + 1), p.call->partial + ((size_t)i * (size_t)op->c + (size_t)c) * 3);
+      FN(anx_end_channel)(p.call, c, piece_begin(op, i), piece_begin(op, i + 1), NULL, NULL, p.call->partial + ((size_t)i * (size_t)op->c + (size_t)c) * 3);
   }
 }
 
 void FN(anx_join_bwd)(const anx_call *call) {
-  const int sheets = anx_sheets(call->op->n), pieces = sheets * anx_join_pieces(call->sheets->op), channels = call->op->c;
-  double *sums = call->out[1], *sums_p = call->out[2];
   anx_pool_run(call->pool, backward_task, (void *)call, tasks_of(call));
-  memset(sums, 0, (size_t)channels * 2 * sizeof *sums);
-  if (sums_p) memset(sums_p, 0, (size_t)channels * 2 * sizeof *sums);
-  const double *total = call->partial;
-  for (int i = 0; i < pieces; i++) {
-    for (int c = 0; c < channels; c++, total += 3) {
-      sums[c] += total[0];
-      sums[channels + c] += total[1];
-      if (!sums_p) continue;
-      sums_p[c] += total[0];
-      sums_p[channels + c] += total[2];
-    }
-  }
+  anx_combine_end(call, call->partial, anx_sheets(call->op->n) * anx_join_pieces(call->sheets->op));
 }

@@ -85,6 +85,18 @@ static void maps(program *p, int n, int size, int c) {
   o->in[0] = filled, o->out[0] = map(p, n, 1, c);
 }
 
+/* The input gradient of a block's first convolution and the end of the block before, which run as one. */
+static void end(program *p, int n, int size, int c, int k) {
+  const int x = map(p, n, size, c), y = map(p, n, size, k), dx = map(p, n, size, c), parts = vector(p, k);
+  p->tensors[dx].flags = ANX_TRANSIENT;
+  anx_op *o = op(p, ANX_CONV_BWD, n, size, c, size, k);
+  o->in[0] = y, o->in[1] = y, o->in[2] = parts, o->in[3] = parts, o->in[4] = parts, o->in[5] = x, o->in[9] = tensor(p, ANX_PLAIN, ANX_F32, k, 1, 1, c), o->in[10] = x;
+  o->out[0] = dx, o->out[1] = tensor(p, ANX_PLAIN, ANX_F32, k, 1, 1, c);
+  o = op(p, ANX_JOIN_BWD, n, size, c, size, c);
+  o->in[0] = dx, o->in[1] = x, o->in[2] = x, o->in[3] = vector(p, c), o->in[4] = x, o->in[5] = o->in[3];
+  o->out[0] = map(p, n, size, c), o->out[1] = sums(p, c), o->out[2] = sums(p, c);
+}
+
 static void run(const anx_api *api, const char *isa, int threads) {
   static program p;
   memset(&p, 0, sizeof p);
@@ -112,6 +124,8 @@ static void run(const anx_api *api, const char *isa, int threads) {
   maps(&p, 16, 9, 20);
   maps(&p, 128, 5, 17);
   maps(&p, 16, 72, 17); /* written past the caches */
+  end(&p, 16, 9, 60, 80);
+  end(&p, 128, 3, 20, 84);
   anx_buffer *buffer;
   anx_program *bound;
   if (api->buffer_create(p.context, &buffer, p.bytes) != ANX_OK) fail(&p, "buffer");

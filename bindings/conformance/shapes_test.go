@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"testing"
@@ -72,7 +73,7 @@ func largeCases() []Case {
 		convFwd(convShape{16, 64, 65, 8, 17, 1, 1, 8}, within), convBwd(convShape{16, 64, 65, 17, 8, 1, 1, 17}, back), convBwd(convShape{16, 65, 64, 17, 8, 1, 2, 17}, back),
 		convFwd(grouped(16, 64, 65, 4, 4, 1), within), convBwd(grouped(16, 65, 64, 4, 4, 2), back), convFwd(convShape{512, 8, 8, 40, 40, 3, 1, 4}, within),
 		convBwd(grouped(16, 33, 34, 12, 2, 1), back), convBwd(grouped(16, 33, 34, 12, 2, 1), convOptions{bn: true, noDX: true}), // in several slices and strips
-		joinFwd(16, 64, 65, 17, joinIdentity, false), joinBwd(16, 64, 65, 17, false, true),
+		joinFwd(16, 64, 65, 17, joinIdentity, false), joinBwd(16, 64, 65, 17, false, true), blockEnd(convShape{16, 65, 64, 20, 81, 1, 1, 20}, true, true, false),
 	}
 }
 
@@ -91,6 +92,8 @@ func sheetCases() []Case {
 		poolFwd(128, 5, 6, 7, tiesRare), poolBwd(128, 5, 6, 7, tiesRare), gapFwd(128, 3, 2, 5), xent(128, 10, xentOptions{valid: 100, smoothing: 0.1, scale: 1, gradient: true}),
 		inputCase("in sheets", 128, 6, 5, 9, 7, 3, func(b *builder, i int) (int, int, int, int, int) { return b.below(3), b.below(3), 5 + i%2, 5, i % 2 }),
 		networkCase(networkOptions{n: 128, side: 6, g: 3, stride: 2, pool: true, projection: true}),
+		blockEnd(convShape{128, 8, 8, 100, 64, 1, 1, 100}, true, false, false), blockEnd(convShape{128, 5, 4, 98, 160, 1, 1, 49}, true, true, false),
+		blockEnd(convShape{128, 3, 3, 70, 65, 1, 1, 70}, false, false, false), networkCase(networkOptions{n: 128, side: 4, g: 32, stride: 1}),
 	}
 }
 
@@ -98,6 +101,38 @@ func TestCPULargeActivations(t *testing.T) {
 	contexts, ref := cpuContexts(t, 1, 2, 3, 16), reference(t) // 16: more than cores, so that some come to a job when it is over
 	for _, c := range append(largeCases(), sheetCases()...) {
 		t.Run(c.Name, func(t *testing.T) { agree(t, ref, contexts, &c) })
+	}
+}
+
+// TestCPUEndsBlocks: an input gradient that a block ends with is never written where nobody else reads it and the convolution is wide.
+func TestCPUEndsBlocks(t *testing.T) {
+	wide, narrow := convShape{16, 5, 5, 24, 60, 1, 1, 24}, convShape{16, 5, 5, 24, 59, 1, 1, 24}
+	read := blockEnd(wide, true, false, false)
+	again := mapOp(bindings.GapFwd, 16, 5, 5, 24)
+	again.P, again.Q, again.K = 1, 1, 24
+	again.In[0], again.Out[0] = read.Ops[0].Out[0], int32(len(read.Tensors))
+	read.Name += " and read"
+	read.Ops = append(read.Ops, again)
+	read.Tensors = append(read.Tensors, Tensor{Name: "mean", Tensor: activationTensor(16, 1, 1, 24), Private: true})
+	for _, ctx := range cpuContexts(t, 1) {
+		for _, v := range []struct {
+			c       Case
+			written bool
+		}{{blockEnd(wide, true, false, false), false}, {blockEnd(wide, false, true, true), true}, {blockEnd(narrow, true, false, false), true}, {read, true}} {
+			b, err := Bind(ctx, &v.c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			after := make([]byte, len(b.before))
+			if err := errors.Join(b.Run(), b.buffer.Read(0, after)); err != nil {
+				t.Fatal(err)
+			}
+			dx := b.spans[v.c.Ops[0].Out[0]]
+			if written := !bytes.Equal(after[dx.offset:dx.offset+dx.bytes], b.before[dx.offset:dx.offset+dx.bytes]); written != v.written {
+				t.Errorf("%s: dX was written: %v", v.c.Name, written)
+			}
+			b.Close()
+		}
 	}
 }
 
@@ -113,7 +148,7 @@ func FuzzCPU(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Cleanup(ref.Close)
-	for op := range uint8(6) {
+	for op := range uint8(7) {
 		for i, s := range [][8]uint8{{1, 5, 4, 3, 3, 3, 1, 0}, {2, 7, 1, 1, 40, 33, 0, 1}, {1, 1, 1, 2, 17, 5, 1, 0}, {0, 9, 11, 1, 3, 6, 3, 1}} {
 			f.Add(op, s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], uint8(9*i+3))
 		}
@@ -135,6 +170,9 @@ func draw(op, blocks, height, width, groups, in, out, filter, stride, options ui
 	s.c = s.g * (1 + int(groups%6))
 	s.k = (1 + int(out%72)) * (s.c / s.g)
 	bit := func(i int) bool { return options>>i&1 != 0 }
+	if op%7 == 6 { // wide enough to be one
+		s.r, s.stride, s.k = 1, 1, (40+int(out%48))*(s.c/s.g)
+	}
 	o := convOptions{affine: bit(0), sums: bit(1), bias: bit(2), bn: bit(3), add: bit(4), noDX: bit(5)}
 	if bit(6) {
 		s.k = s.c
@@ -143,7 +181,7 @@ func draw(op, blocks, height, width, groups, in, out, filter, stride, options ui
 		return nil
 	}
 	var c Case
-	switch op % 6 {
+	switch op % 7 {
 	case 0:
 		c = convFwd(s, convOptions{affine: o.affine, sums: o.sums, bias: o.bias})
 	case 1:
@@ -156,8 +194,10 @@ func draw(op, blocks, height, width, groups, in, out, filter, stride, options ui
 		c = joinBwd(s.n, s.h, s.w, s.c, bit(0), bit(1))
 	case 4:
 		c = poolFwd(s.n, s.h, s.w, s.c, ties(options%3))
-	default:
+	case 5:
 		c = poolBwd(s.n, s.h, s.w, s.c, ties(options%3))
+	default:
+		c = blockEnd(s, bit(0), bit(1), bit(2))
 	}
 	return &c
 }
