@@ -4,7 +4,8 @@
 #define TILE_FLOATS (192 * 1024)   /* 768 KB: both tiles of a slice stay in a 1 MB second level cache */
 #define WEIGHT_PIXELS 256         /* between sums of lanes; 72 were 14 to 40 % slower, 512 no faster */
 #define STRIDED 32                /* channels of the widest group that conv_strided.c takes */
-#define STRIDED_FLOATS (128 * 1024) /* X and D of a slice of it */
+#define STRIDED_FLOATS (128 * 1024) /* X and D of a slice of it: half of a 1 MB second level cache */
+#define FEW_FLOATS (24 * 1024)    /* the same with few channels, which ask more of it: 42 -> 50 % of the peak at g = 3 and 28 px */
 #define POINTWISE_FLOATS (128 * 1024)
 #define BUNDLE 8192               /* multiply-adds of vectors in a task */
 #define STEM_FLOATS (128 * 1024)  /* of act(X) */
@@ -139,14 +140,14 @@ static int strided(const anx_conv_plan *p, const anx_op *op) {
 static void plan_strided(anx_conv_plan *p, const anx_op *op) {
   const int backward = op->kind == ANX_CONV_BWD, row = backward ? p->gi * 2 * op->w + p->go * (op->q + 1) : 0;
   p->strided = p->blocks = 1;
-  if (backward) p->rows = least(op->p, most(1, STRIDED_FLOATS / ANX_IMAGES / row));
+  if (backward) p->rows = least(op->p, most(1, (p->gi <= ANX_STRIDED_FEW ? FEW_FLOATS : STRIDED_FLOATS) / ANX_IMAGES / row));
   p->row_slices = divide_up(op->p, p->rows);
   p->rows = divide_up(op->p, p->row_slices);
   p->row_slices = divide_up(op->p, p->rows);
   p->slices = p->row_slices * p->blocks_total;
   p->sections = p->groups < SECTIONS ? least(SECTIONS / p->groups, p->slices) : 1; /* adding lanes is dear */
   p->d_k = backward ? (size_t)odd((p->rows + 1) * (op->q + 1)) * ANX_IMAGES : 0;
-  p->a_floats = (size_t)(backward ? 4 * p->gi + p->taps * p->gi * p->go + 3 : 2 * p->go) * ANX_IMAGES;
+  p->a_floats = (size_t)(backward ? 4 * p->gi + p->taps * p->gi * p->go + 3 : 2 * p->go * (p->gi <= ANX_STRIDED_STRIP ? op->p : 1)) * ANX_IMAGES;
 }
 
 /* conv_stem.c: a slice is some rows of an image block, whose tile of act(X) leaves room in the second level cache. */

@@ -1,53 +1,36 @@
-/* conv_strided.c - grouped 3x3 convolutions of stride 2. Four inputs belong to an output: none is packed, each is read and activated in registers, again
- * for every KB output channels.
+/* conv_strided.c - grouped 3x3 convolutions of stride 2, forward; conv_strided_gradients.c: backward. Four inputs belong to an output: none is packed, each
+ * is read and activated in registers, in tiles again for every KB output channels.
  *
  * A slice is some rows of one image block: outputs p0..p1-1, and rows 2 p0..2 p1-1 of the input, which it owns.
- * Forward, KB output channels x PB columns of a row stay in registers; row by row, so that hardware prefetchers follow (software ones made it slower).
+ * Forward, of up to 6 channels a group, PB columns of all its outputs go down the map as a strip: each row of the input is activated once, in registers,
+ *   and added to the one or two rows of outputs that it is part of. What the strip reads two rows later is fetched on the way.
+ * Forward, of more channels, KB output channels x PB columns of a row stay in registers; row by row, so that hardware prefetchers follow.
  * The gradients read D = al G + be Y + de, formed once per slice, with the first row of the next slice and a column of zeros at the right.
  *   Input gradient: KB channels x PB columns of D give 2 x 2 PB pixels, which meet 1, 2, 2 and 4 taps: no work on zeros.
  *   Weight gradient: even rows of the input meet the middle row of the filter, odd ones the others. For one input channel and KB output channels, 3 KB or
- *   6 KB sums of each lane stay in registers while the rows of a slice go by. The lanes are added when the section's last slice has gone by. The next
- *   slice's X is fetched meanwhile.
+ *   6 KB sums of each lane stay in registers while the rows of a slice go by. The lanes are added when the section's last slice has gone by.
+ *   With few channels slices are small: D and X come from the second level cache for each pair of channels, and leave no time for anything else.
  *
- * An output's additions go from channel to channel, row to row, and in a row the middle tap comes first; those of a batch norm's sums from pixel to
- *   pixel, backward in even and in odd rows. So bits do not depend on KB and PB, which differ between instruction sets.
+ * An output's additions go from row to row and in strips from channel to channel in a row, else from channel to channel and there from row to row; in a
+ *   row the middle tap comes first. Those of a batch norm's sums go from pixel to pixel, in strips in each row of outputs, backward in even and in odd
+ *   rows. So bits do not depend on KB and PB, which differ between instruction sets.
  * bf16 is only stored here: the arithmetic is fp32's.
  *
  * Percent of the FMA peak on a Zen 5 (264 GFLOP/s of one core), batch 16, machine quiet; forward / both gradients / weight gradient alone:
  *        28 px, 128 channels    14 px, 256 channels    7 px, 512 channels
- *   g 1  32 / 20 / 21           25 / 19 / 20           20 / 18 / 18
- *   g 2  52 / 34 / 34           49 / 34 / 40           45 / 33 / 36
- *   g 3  60 / 44 / 42           63 / 43 / 52           62 / 45 / 46
- *   g 4  67 / 52 / 52           65 / 50 / 58           78 / 50 / 52
- *   g 8  74 / 61 / 59           77 / 62 / 63           96 / 63 / 61
- *   g 32 80 / 70 / 61           83 / 71 / 65          108 / 69 / 61
- * What bounds it: activating four inputs takes 4 multiply-adds beside 9 g (forward some 6, since tiles overlap by a row and a column); a stored vector takes
- *   two cycles. An output moves 320 bytes forward, 384 for its weight gradient, 896 for both gradients (with the lines of dX, fetched to be written),
- *   and has 4.5 g cycles of multiply-adds in each pass: from the third level cache (122 GB/s, 30 bytes a cycle) g = 1 reaches at most 42, 35 and 30 %.
- *   With channels that the second level holds, g = 3 reaches 64 forward, 50 weight gradient. The rest is calls, slices and the first level's misses.
+ *   g 1  34 / 20 / 22           27 / 18 / 20           23 / 18 / 16
+ *   g 2  56 / 35 / 42           48 / 32 / 40           52 / 33 / 36
+ *   g 3  65 / 44 / 51           62 / 41 / 53           70 / 43 / 47
+ *   g 4  70 / 52 / 57           69 / 49 / 60           73 / 50 / 54
+ *   g 5  75 / 53 / 54           70 / 51 / 56           75 / 54 / 53
+ *   g 6  76 / 58 / 57           73 / 56 / 59           83 / 58 / 57
+ *   g 7  72 / 61 / 60           73 / 57 / 57           86 / 60 / 59
+ *   g 8  75 / 60 / 57           76 / 61 / 63           93 / 62 / 59
+ *   g 32 81 / 69 / 59           84 / 71 / 65          109 / 68 / 62
+ * What bounds it: docs/performance.md, "Grouped 3x3, stride 2". AVX2 has room for one column of a strip at g = 4 to 6: forward at g = 4 61 -> 59 and 64 -> 53
+ *   at 28 and 14 px, g = 6 59 -> 57 and 62 -> 59 beside tiles of the other kind; g = 2 gained 8, g = 3 and 5 -1 to +8.
  */
-#include "conv_kernels.h"
-
-/* One group of one slice; pointers to activations and maps are at its first image block's pixel, those to channels at the group's first. */
-typedef struct strided_map {
-  const stored *x, *g, *y; /* X at row 2 p0; backward G, Y (null without coefficients) at row p0 */
-  const float *w, *bias;   /* bias or null */
-  const float *s, *t;      /* of X's activation, or null */
-  const float *al, *be, *de;
-  const stored *add;       /* to the input gradient, or null */
-  const float *mean;       /* the input gradient is masked, or null */
-  stored *out;             /* Y at row p0, or the gradient of X at row 2 p0 */
-  size_t x_c, y_c;         /* channel strides of X and Y, values */
-  ptrdiff_t x_ahead;       /* from here to the next slice's X */
-  float *sums;             /* forward [outputs][2][16], or null; backward [channels], even and odd rows, [2][16] */
-  float *d, *lanes;        /* D [channels][rows + 1][columns + 1][16]; sums of the weight gradient [outputs][9][channels][16] */
-  size_t d_k, d_row;
-  int channels, outputs;   /* of the group */
-  int w_in, columns;       /* of a row of X and of Y */
-  int rows, rows_in;       /* of the slice, of Y and of X; the last slice of an odd map has an odd number */
-  int above, below;        /* there is a row of X above the slice; of Y below it */
-  int stream;
-} strided_map;
+#include "strided.h"
 
 #if ANX_ACCUMULATORS >= 24 && VL == 16
 #define KB_FORWARD 4
@@ -55,23 +38,16 @@ static const int8_t forward_width[KB_FORWARD + 1] = {0, 14, 9, 7, 5};
 #define FORWARD_SIZES(F) F(1, 1) F(1, 2) F(1, 3) F(1, 4) F(1, 5) F(1, 6) F(1, 7) F(1, 8) F(1, 9) F(1, 10) F(1, 11) F(1, 12) F(1, 13) F(1, 14) \
   F(2, 1) F(2, 2) F(2, 3) F(2, 4) F(2, 5) F(2, 6) F(2, 7) F(2, 8) F(2, 9) \
   F(3, 1) F(3, 2) F(3, 3) F(3, 4) F(3, 5) F(3, 6) F(3, 7) F(4, 1) F(4, 2) F(4, 3) F(4, 4) F(4, 5)
-#define KB_GRADIENT 2
-static const int8_t gradient_width[KB_GRADIENT + 1] = {0, 5, 3};
-#define GRADIENT_SIZES(F) F(1, 1) F(1, 2) F(1, 3) F(1, 4) F(1, 5) F(2, 1) F(2, 2) F(2, 3)
-#define KB_WEIGHTS 4
-#define WEIGHT_SIZES(F) F(1) F(2) F(3) F(4)
+static const int8_t strip_width[ANX_STRIDED_STRIP + 1] = {0, 7, 6, 4, 3, 2, 2};
+#define STRIP_SIZES(F) F(1, 1) F(1, 2) F(1, 3) F(1, 4) F(1, 5) F(1, 6) F(1, 7) F(2, 1) F(2, 2) F(2, 3) F(2, 4) F(2, 5) F(2, 6) \
+  F(3, 1) F(3, 2) F(3, 3) F(3, 4) F(4, 1) F(4, 2) F(4, 3) F(5, 1) F(5, 2) F(6, 1) F(6, 2)
 #else
 #define KB_FORWARD 3
 static const int8_t forward_width[KB_FORWARD + 1] = {0, 5, 4, 3};
 #define FORWARD_SIZES(F) F(1, 1) F(1, 2) F(1, 3) F(1, 4) F(1, 5) F(2, 1) F(2, 2) F(2, 3) F(2, 4) F(3, 1) F(3, 2) F(3, 3)
-#define KB_GRADIENT 1
-static const int8_t gradient_width[KB_GRADIENT + 1] = {0, 2};
-#define GRADIENT_SIZES(F) F(1, 1) F(1, 2)
-#define KB_WEIGHTS 1
-#define WEIGHT_SIZES(F) F(1)
+static const int8_t strip_width[ANX_STRIDED_STRIP + 1] = {0, 4, 3, 2, 1, 1, 1};
+#define STRIP_SIZES(F) F(1, 1) F(1, 2) F(1, 3) F(1, 4) F(2, 1) F(2, 2) F(2, 3) F(3, 1) F(3, 2) F(4, 1) F(5, 1) F(6, 1)
 #endif
-
-AI vf active_input(const stored *x, int active, vf s, vf t) { return active ? vrelu(vaffine(s, aload(x), t)) : aload(x); }
 
 /* Columns column..column+PB-1 of row p of outputs k..k+KB-1. In a row of the filter, the middle tap comes first. */
 AI void forward_tile(const strided_map *m, int p, int column, int k, const int KB, const int PB) {
@@ -156,214 +132,118 @@ static void forward(const strided_map *m, int k0, int k1) {
   }
 }
 
-/* D of output channels k0..k1-1, with the row below the slice. */
-static void make_d(const strided_map *m, int k0, int k1) {
-  for (int k = k0; k < k1; k++) {
-    float *d = m->d + (size_t)k * m->d_k;
-    const stored *g = m->g + (size_t)k * m->y_c, *y = m->y ? m->y + (size_t)k * m->y_c : NULL;
-    const vf al = vset(y ? m->al[k] : 1), be = vset(y ? m->be[k] : 0), de = vset(y ? m->de[k] : 0);
-    for (int p = 0; p < m->rows + m->below; p++, d += 16) {
-      for (int q = 0; q < m->columns; q++, d += 16, g += 16) {
-        if (y) {
-          UNROLL for (int l = 0; l < 16; l += VL) vstore(d + l, vfma(al, aload(g + l), vfma(be, aload(y + l), de)));
-          y += 16;
-        } else {
-          UNROLL for (int l = 0; l < 16; l += VL) vstore(d + l, aload(g + l));
-        }
+/* Strips, of few channels a group: PB columns of all its outputs go down the map. */
+
+/* Adds what one tap of a channel's columns v contributes to a: [KB][PB]. */
+AI void strip_tap(vf *a, const vf *v, const float *w, const int TAP, const int KB, const int PB) {
+  UNROLL for (int k = 0; k < KB; k++) {
+    const vf b = vset(w[(9 * k + TAP) * KB]);
+    UNROLL for (int j = 0; j < PB; j++) a[k * PB + j] = vfma(b, v[j], a[k * PB + j]);
+  }
+}
+
+/* A row of the input, through row R of the filter to the row of outputs a, and with TWO through row 0 to the next one. ahead: a row that is read later,
+ * brought near a third at a time. */
+AI void strip_row(const strided_map *m, vf *a, const stored *x, const stored *ahead, int left, int right, const int R, const int TWO, const int KB,
+                  const int PB) {
+  const int active = m->s != NULL, third = (2 * PB + 2) / 3;
+  const float *w = m->w;
+  vf *next = a + KB * PB;
+  for (int c = 0; c < KB; c++, x += m->x_c, ahead += m->x_c, w++) {
+    const vf s = vset(active ? m->s[c] : 0), t = vset(active ? m->t[c] : 0);
+    vf v[8]; /* PB + 1 */
+    UNROLL for (int j = 0; j < PB; j++) v[j] = active_input(x + 32 * j, active, s, t);
+    strip_tap(a, v, w, 3 * R + 1, KB, PB);
+    UNROLL for (int i = 0; i < third; i++) __builtin_prefetch(ahead + 16 * i, 0, 3);
+    if (TWO) strip_tap(next, v, w, 1, KB, PB);
+    v[0] = left ? vzero() : active_input(x - 16, active, s, t); /* columns between outputs, with one before and one after */
+    UNROLL for (int j = 1; j < PB; j++) v[j] = active_input(x + 32 * j - 16, active, s, t);
+    v[PB] = right ? vzero() : active_input(x + 32 * PB - 16, active, s, t);
+    strip_tap(a, v, w, 3 * R, KB, PB);
+    UNROLL for (int i = third; i < 2 * third; i++) __builtin_prefetch(ahead + 16 * i, 0, 3);
+    strip_tap(a, v + 1, w, 3 * R + 2, KB, PB);
+    UNROLL for (int i = 2 * third; i < 2 * PB; i++) __builtin_prefetch(ahead + 16 * i, 0, 3);
+    if (!TWO) continue;
+    strip_tap(next, v, w, 0, KB, PB);
+    strip_tap(next, v + 1, w, 2, KB, PB);
+  }
+}
+
+/* A row of outputs is complete. sum: where its sums are, from the strips before this one; with left there are none. */
+AI void strip_emit(const strided_map *m, vf *a, stored *out, size_t sum, int left, const int KB, const int PB) {
+  UNROLL for (int k = 0; k < KB; k++, out += m->y_c, a += PB) {
+    if (m->bias) {
+      const vf b = vset(m->bias[k]);
+      UNROLL for (int j = 0; j < PB; j++) a[j] = a[j] + b;
+    }
+    if (m->sums) {
+      float *to1 = m->sums + sum + (size_t)(2 * k * m->rows) * 16, *to2 = to1 + (size_t)m->rows * 16;
+      vf s1 = left ? vzero() : vload(to1), s2 = left ? vzero() : vload(to2);
+      UNROLL for (int j = 0; j < PB; j++) {
+        s1 = s1 + a[j];
+        s2 = vfma(a[j], a[j], s2);
       }
-      anx_zero_vectors(d, 1);
+      vstore(to1, s1);
+      vstore(to2, s2);
     }
-    if (!m->below) anx_zero_vectors(d, m->columns + 1);
+    if (m->stream) {
+      UNROLL for (int j = 0; j < PB; j++) awrite(out + 16 * j, a[j], 1);
+    } else {
+      UNROLL for (int j = 0; j < PB; j++) awrite(out + 16 * j, a[j], 0);
+    }
   }
 }
 
-/* Adds what one vector of D and its right neighbour contribute to a row of 2 PB pixels through row R of the filter. */
-AI void gradient_row(vf *a, const float *d, const float *w, size_t gi, const int R, const int KB, const int PB) {
-  vf v[8]; /* PB + 1 */
-  UNROLL for (int p = 0; p <= PB; p++) v[p] = vload(d + 16 * p);
-  UNROLL for (int c = 0; c < KB; c++, w++, a += 2 * PB) {
-    const vf centre = vset(w[(size_t)(R * 3 + 1) * gi]), last = vset(w[(size_t)(R * 3 + 2) * gi]), first = vset(w[(size_t)(R * 3) * gi]);
-    UNROLL for (int p = 0; p < PB; p++) a[2 * p] = vfma(centre, v[p], a[2 * p]);
-    UNROLL for (int p = 0; p < PB; p++) a[2 * p + 1] = vfma(last, v[p], a[2 * p + 1]);
-    UNROLL for (int p = 0; p < PB; p++) a[2 * p + 1] = vfma(first, v[p + 1], a[2 * p + 1]);
-  }
-}
-
-/* A row of the input gradient; n: pixels, one less than 2 PB at the end of an odd map. sums: of them and of their products with X. */
-AI void gradient_emit(const strided_map *m, vf *a, size_t at, int c, int n, vf *sums, const int PB) {
-  if (m->add) {
-    UNROLL for (int p = 0; p < 2 * PB; p++) {
-      if (p == 2 * PB - 1 && p >= n) break;
-      a[p] = a[p] + aload(m->add + at + 16 * p);
-    }
-  }
-  if (m->mean) {
-    const vf s = vset(m->s[c]), t = vset(m->t[c]), mean = vset(m->mean[c]);
-    UNROLL for (int p = 0; p < 2 * PB; p++) {
-      if (p == 2 * PB - 1 && p >= n) break;
-      const vf x = aload(m->x + at + 16 * p);
-      a[p] = vkeep_gt(a[p], vaffine(s, x, t), vzero());
-      sums[0] = sums[0] + a[p];
-      sums[1] = vfma(a[p], x - mean, sums[1]);
-    }
-  }
-  UNROLL for (int p = 0; p < 2 * PB; p++) {
-    if (p == 2 * PB - 1 && p >= n) break;
-    awrite(m->out + at + 16 * p, a[p], m->stream);
-  }
-}
-
-/* Columns column..column+PB-1 of row p of D, channels c..c+KB-1 of the input gradient. */
-AI void gradient_tile(const strided_map *m, int p, int column, int c, const int KB, const int PB) {
-  const int n = m->w_in - 2 * column < 2 * PB ? m->w_in - 2 * column : 2 * PB;
-  const size_t gi = (size_t)m->channels;
+/* Columns column..column+PB-1; the next strip reads next. */
+AI void strip_body(const strided_map *m, int column, const stored *next, const int KB, const int PB) {
+  const int left = column == 0, right = 2 * (column + PB) > m->w_in;
+  const size_t row = (size_t)m->w_in * 16;
   for (int l = 0; l < 16; l += VL) {
-    vf even[12], odd[12]; /* [KB][2 PB] */
-    UNROLL for (int i = 0; i < 2 * KB * PB; i++) even[i] = odd[i] = vzero();
-    const float *d = m->d + (size_t)p * m->d_row + (size_t)column * 16 + l, *w = m->w + c;
-    for (int k = 0; k < m->outputs; k++, d += m->d_k, w += 9 * gi) {
-      gradient_row(even, d, w, gi, 1, KB, PB);
-      gradient_row(odd, d, w, gi, 2, KB, PB);
-      gradient_row(odd, d + m->d_row, w, gi, 0, KB, PB);
-    }
-    UNROLL for (int i = 0; i < KB; i++) {
-      const size_t at = (size_t)(c + i) * m->x_c + (size_t)(2 * p * m->w_in + 2 * column) * 16 + (size_t)l;
-      float *to = m->sums + (size_t)(c + i) * 64 + l;
-      vf sums[4];
-      UNROLL for (int j = 0; j < 4; j++) sums[j] = m->mean ? vload(to + 16 * j) : vzero();
-      gradient_emit(m, even + i * 2 * PB, at, c + i, n, sums, PB);
-      if (2 * p + 1 < m->rows_in) gradient_emit(m, odd + i * 2 * PB, at + (size_t)m->w_in * 16, c + i, n, sums + 2, PB);
-      if (!m->mean) continue;
-      UNROLL for (int j = 0; j < 4; j++) vstore(to + 16 * j, sums[j]);
-    }
-  }
-}
-
-#define GRADIENT_TILE(KB, PB) \
-  static __attribute__((noinline)) void gradient_##KB##_##PB(const strided_map *m, int p, int column, int c) { gradient_tile(m, p, column, c, KB, PB); }
-GRADIENT_SIZES(GRADIENT_TILE)
-
-#define GRADIENT_NAME(KB, PB) [KB][PB] = gradient_##KB##_##PB,
-typedef void (*gradient_fn)(const strided_map *, int p, int column, int c);
-static const gradient_fn gradient_table[KB_GRADIENT + 1][6] = {GRADIENT_SIZES(GRADIENT_NAME)};
-
-/* Channels c0..c1-1 of the input gradient; partial: their sums. */
-static void input_gradient(const strided_map *m, int c0, int c1, double *partial) {
-  memset(m->sums + 64 * c0, 0, (size_t)(64 * (c1 - c0)) * sizeof(float));
-  for (int p = 0; p < m->rows; p++) {
-    for (int c = c0, kb; c < c1; c += kb) {
-      kb = anx_part(c1 - c0, KB_GRADIENT, c - c0);
-      for (int column = 0, pb; column < m->columns; column += pb) {
-        pb = anx_part(m->columns, gradient_width[kb], column);
-        gradient_table[kb][pb](m, p, column, c);
-      }
-    }
-  }
-  for (int c = c0; m->mean && c < c1; c++) {
-    float sums[32] __attribute__((aligned(64)));
-    const float *at = m->sums + 64 * c;
-    for (int i = 0; i < 32; i += VL) vstore(sums + i, vload(at + i) + vload(at + 32 + i));
-    anx_store_partials(partial + 2 * c, sums, 1);
-  }
-}
-
-/* A row of the input, of one channel, with the row of D at d, and an odd one with the row below it, too. a: [KB][3], or [KB][2][3]. */
-AI void weights_row(const strided_map *m, vf *a, const stored *x, const float *d, vf s, vf t, anx_fetch *fetch, const int ODD, const int KB) {
-  const int active = m->s != NULL;
-  vf before = vzero();
-  for (int q = 0; q < m->columns; q++, x += 32, d += 16, fetch->at += fetch->step) {
-    __builtin_prefetch(fetch->at, 0, 2);
-    __builtin_prefetch(fetch->at + fetch->step / 2, 0, 2);
-    const vf at = active_input(x, active, s, t), after = 2 * q + 1 < m->w_in ? active_input(x + 16, active, s, t) : vzero();
-    UNROLL for (int k = 0; k < KB; k++) {
-      vf *ak = a + k * (ODD ? 6 : 3);
-      const vf g = vheld(vload(d + (size_t)k * m->d_k));
-      ak[0] = vfma(g, before, ak[0]);
-      ak[1] = vfma(g, at, ak[1]);
-      ak[2] = vfma(g, after, ak[2]);
-      if (!ODD) continue;
-      const vf below = vheld(vload(d + (size_t)k * m->d_k + m->d_row));
-      ak[3] = vfma(below, before, ak[3]);
-      ak[4] = vfma(below, at, ak[4]);
-      ak[5] = vfma(below, after, ak[5]);
-    }
-    before = after;
-  }
-}
-
-/* What even rows of the input, or odd ones, add to the sums of lanes of input channel c and output channels k..k+KB-1. */
-AI void weights_tile(const strided_map *m, int c, int k, int first, anx_fetch fetch, const int ODD, const int KB) {
-  const size_t row = (size_t)m->w_in * 16, taps = (size_t)m->channels * 16;
-  const int TAPS = ODD ? 6 : 3;
-  for (int l = 0; l < 16; l += VL) {
-    const vf s = vset(m->s ? m->s[c] : 0), t = vset(m->s ? m->t[c] : 0);
-    const stored *x = m->x + (size_t)c * m->x_c + (ODD ? row : 0) + (size_t)l;
-    const float *d = m->d + (size_t)k * m->d_k + l;
-    float *lanes = m->lanes + (size_t)(9 * k) * taps + (size_t)(c * 16 + l);
+    const stored *x = m->x + 32 * column + l;
+    stored *out = m->out + 16 * column + l;
+    size_t sum = (size_t)l;
     vf a[24];
-    UNROLL for (int i = 0; i < KB; i++) {
-      UNROLL for (int j = 0; j < TAPS; j++) a[i * TAPS + j] = first ? vzero() : vload(lanes + (size_t)(9 * i + (ODD ? (j + 6) % 9 : j + 3)) * taps);
-    }
-    for (int h = ODD; h < m->rows_in; h += 2, x += 2 * row, d += m->d_row) weights_row(m, a, x, d, s, t, &fetch, ODD, KB);
-    UNROLL for (int i = 0; i < KB; i++) {
-      UNROLL for (int j = 0; j < TAPS; j++) vstore(lanes + (size_t)(9 * i + (ODD ? (j + 6) % 9 : j + 3)) * taps, a[i * TAPS + j]);
-    }
-  }
-}
-
-#define WEIGHTS_TILE(KB)                                                                                                         \
-  static __attribute__((noinline)) void weights_even_##KB(const strided_map *m, int c, int k, int first, anx_fetch fetch) { \
-    weights_tile(m, c, k, first, fetch, 0, KB);                                                                              \
-  }                                                                                                                            \
-  static __attribute__((noinline)) void weights_odd_##KB(const strided_map *m, int c, int k, int first, anx_fetch fetch) {  \
-    weights_tile(m, c, k, first, fetch, 1, KB);                                                                              \
-  }
-WEIGHT_SIZES(WEIGHTS_TILE)
-
-#define WEIGHTS_NAME(KB) [KB] = {weights_even_##KB, weights_odd_##KB},
-typedef void (*weights_fn)(const strided_map *, int c, int k, int first, anx_fetch);
-static const weights_fn weights_table[KB_WEIGHTS + 1][2] = {WEIGHT_SIZES(WEIGHTS_NAME)};
-
-/* Of output channels k0..k1-1; dw, of the group: where it goes if this slice is the last. The next slice's X is fetched meanwhile. */
-static void weight_gradient(const strided_map *m, int k0, int k1, int first, float *dw) {
-  const int tiles = (k1 - k0 + KB_WEIGHTS - 1) / KB_WEIGHTS, lines = m->rows_in * m->w_in / (2 * tiles); /* of a tile */
-  for (int c = 0; c < m->channels; c++) {
-    anx_fetch fetch = {(const char *)(m->x + (size_t)c * m->x_c + m->x_ahead), 0};
-    fetch.step = (uint32_t)((size_t)lines * 16 * sizeof(stored) / (size_t)(m->rows * m->columns * LANES));
-    for (int k = k0, kb; k < k1; k += kb) {
-      kb = anx_part(k1 - k0, KB_WEIGHTS, k - k0);
-      for (int odd = 0; odd < 2; odd++, fetch.at += (size_t)lines * 16 * sizeof(stored)) weights_table[kb][odd](m, c, k, first, fetch);
+    UNROLL for (int i = 0; i < 2 * KB * PB; i++) a[i] = vzero();
+    for (int p = 0; p < m->rows; p++, x += 2 * row, out += m->columns * 16, sum += 16) {
+      const stored *ahead = p + 1 < m->rows ? x + 2 * row : next;
+      strip_row(m, a, x, ahead, left, right, 1, 0, KB, PB);
+      if (p + 1 < m->rows) strip_row(m, a, x + row, ahead + row, left, right, 2, 1, KB, PB);
+      else if (2 * p + 1 < m->rows_in) strip_row(m, a, x + row, ahead + row, left, right, 2, 0, KB, PB);
+      strip_emit(m, a, out, sum, left, KB, PB);
+      UNROLL for (int i = 0; i < KB * PB; i++) a[i] = a[KB * PB + i], a[KB * PB + i] = vzero();
     }
   }
-  if (!dw) return;
-  float sum[4];
-  for (int i = 9 * m->channels * k0, end = 9 * m->channels * k1; i < end; i += 4) {
-    anx_lane_sum4(m->lanes + 16 * i, sum);
-    memcpy(dw + i, sum, (size_t)(end - i < 4 ? end - i : 4) * sizeof *dw);
+}
+
+#define STRIP(KB, PB)                                                                                                      \
+  static __attribute__((noinline)) void strip_##KB##_##PB(const strided_map *m, int column, const stored *next) { \
+    strip_body(m, column, next, KB, PB);                                                                                   \
   }
-}
+STRIP_SIZES(STRIP)
 
-static strided_map map_of(const anx_call *call, const anx_share *share, const float *w) {
-  const anx_conv_plan *p = &call->conv;
-  const anx_op *op = call->op;
-  const int p0 = share->slice % p->row_slices * p->rows, p1 = op->p - p0 < p->rows ? op->p : p0 + p->rows;
-  strided_map m = {.w = w + (size_t)(share->group * p->go) * (size_t)(p->taps * p->gi), .x_c = p->x_c, .y_c = p->y_c, .channels = p->gi, .outputs = p->go,
-                   .w_in = op->w, .columns = op->q, .rows = p1 - p0, .rows_in = (p1 == op->p ? op->h : 2 * p1) - 2 * p0, .above = p0 > 0, .below = p1 < op->p};
-  return m;
-}
+#define STRIP_NAME(KB, PB) [KB][PB] = strip_##KB##_##PB,
+typedef void (*strip_fn)(const strided_map *, int column, const stored *next);
+static const strip_fn strip_table[ANX_STRIDED_STRIP + 1][8] = {STRIP_SIZES(STRIP_NAME)};
 
-/* Where a slice's rows begin in X, or in Y. */
-static size_t start_of_x(const anx_call *call, int group, int slice) {
-  const anx_conv_plan *p = &call->conv;
-  const anx_op *op = call->op;
-  const size_t row = (size_t)(slice / p->row_slices) * (size_t)op->h + (size_t)(2 * (slice % p->row_slices) * p->rows);
-  return (size_t)(group * p->gi) * p->x_c + row * (size_t)op->w * 16;
-}
-static size_t start_of_y(const anx_call *call, int group, int slice) {
-  const anx_conv_plan *p = &call->conv;
-  const anx_op *op = call->op;
-  const size_t row = (size_t)(slice / p->row_slices) * (size_t)op->p + (size_t)(slice % p->row_slices * p->rows);
-  return (size_t)(group * p->go) * p->y_c + row * (size_t)op->q * 16;
+/* All outputs of a whole map; partial: their sums. */
+static void strips(const strided_map *m, double *partial) {
+  const int most = strip_width[m->outputs], count = (m->columns + most - 1) / most, width = m->columns / count, wider = m->columns % count;
+  for (int i = 0, column = 0; i < count; i++) { /* as equal as possible */
+    const int n = width + (i < wider), end = column + n;
+    strip_table[m->outputs][n](m, column, m->x + (end < m->columns ? 32 * end : m->x_ahead));
+    column = end;
+  }
+  if (!m->sums) return;
+  float sums[2 * ANX_STRIDED_STRIP * 16] __attribute__((aligned(64)));
+  for (int i = 0; i < 2 * m->outputs; i++) {
+    for (int l = 0; l < 16; l += VL) {
+      const float *at = m->sums + (size_t)(i * m->rows) * 16 + l;
+      vf sum = vload(at);
+      for (int p = 1; p < m->rows; p++) sum = sum + vload(at + 16 * p);
+      vstore(sums + 16 * i + l, sum);
+    }
+  }
+  anx_store_partials(partial, sums, m->outputs);
 }
 
 void FN(anx_strided_forward)(const anx_call *call, const anx_share *share, float *scratch) {
@@ -375,40 +255,14 @@ void FN(anx_strided_forward)(const anx_call *call, const anx_share *share, float
   m.stream = anx_streams(call->images, call->op->p, call->op->q, call->op->k);
   if (call->in[FWD_S]) m.s = (const float *)call->in[FWD_S] + c_first, m.t = (const float *)call->in[FWD_T] + c_first;
   if (call->in[FWD_BIAS]) m.bias = (const float *)call->in[FWD_BIAS] + k_first;
-  if (call->out[FWD_SUMS]) {
-    m.sums = scratch;
-    memset(m.sums + 32 * share->k0, 0, (size_t)(share->k1 - share->k0) * 32 * sizeof(float));
+  double *partial = call->partial + ((size_t)share->slice * (size_t)call->op->k + (size_t)(k_first + share->k0)) * 2;
+  if (call->out[FWD_SUMS]) m.sums = scratch;
+  if (m.outputs <= ANX_STRIDED_STRIP) {
+    if (share->next == call) m.x_ahead = (ptrdiff_t)start_of_x(call, share->next_group, share->next_slice) - (ptrdiff_t)start_of_x(call, share->group, share->slice);
+    strips(&m, partial);
+    return;
   }
+  if (m.sums) memset(m.sums + 32 * share->k0, 0, (size_t)(share->k1 - share->k0) * 32 * sizeof(float));
   forward(&m, share->k0, share->k1);
-  if (m.sums)
-    anx_store_partials(call->partial + ((size_t)share->slice * (size_t)call->op->k + (size_t)(k_first + share->k0)) * 2, m.sums + 32 * share->k0,
-                       share->k1 - share->k0);
-}
-
-void FN(anx_strided_backward)(const anx_call *call, const anx_share *share, float *scratch) {
-  const anx_conv_plan *p = &call->conv;
-  const anx_op *op = call->op;
-  const int c_first = share->group * p->gi, k_first = share->group * p->go, need_dx = share->c1 > share->c0;
-  const size_t x = start_of_x(call, share->group, share->slice), y = start_of_y(call, share->group, share->slice);
-  strided_map m = map_of(call, share, call->in[BWD_W]);
-  m.x = (const stored *)call->in[BWD_X] + x;
-  m.g = (const stored *)call->in[BWD_G] + y;
-  m.stream = anx_streams(call->images, op->h, op->w, op->c);
-  m.d_row = (size_t)(op->q + 1) * 16, m.d_k = p->d_k;
-  m.sums = scratch, m.lanes = scratch + 64 * p->gi, m.d = scratch + p->a_floats;
-  if (call->in[BWD_AL]) {
-    m.y = (const stored *)call->in[BWD_Y] + y;
-    m.al = (const float *)call->in[BWD_AL] + k_first, m.be = (const float *)call->in[BWD_BE] + k_first, m.de = (const float *)call->in[BWD_DE] + k_first;
-  }
-  if (call->in[BWD_S]) { /* the mask; no mean: its sums are not wanted */
-    m.s = (const float *)call->in[BWD_S] + c_first, m.t = (const float *)call->in[BWD_T] + c_first;
-    m.mean = (const float *)call->in[call->in[BWD_MEAN] ? BWD_MEAN : BWD_T] + c_first;
-  }
-  if (call->in[BWD_ADD]) m.add = (const stored *)call->in[BWD_ADD] + x;
-  if (call->out[BWD_DX]) m.out = (stored *)call->out[BWD_DX] + x;
-  if (share->next == call) m.x_ahead = (ptrdiff_t)start_of_x(call, share->next_group, share->next_slice) - (ptrdiff_t)x; /* other sheets: elsewhere */
-  make_d(&m, need_dx ? 0 : share->k0, need_dx ? m.outputs : share->k1);
-  if (need_dx) input_gradient(&m, share->c0, share->c1, call->partial + ((size_t)share->slice * (size_t)op->c + (size_t)c_first) * 2);
-  if (share->k1 > share->k0)
-    weight_gradient(&m, share->k0, share->k1, share->first, share->last ? share->dw + (size_t)k_first * (size_t)(p->taps * p->gi) : NULL);
+  if (m.sums) anx_store_partials(partial, m.sums + 32 * share->k0, share->k1 - share->k0);
 }
