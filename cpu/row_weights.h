@@ -1,6 +1,6 @@
 /* row_weights.h - the weight gradient of a 3x3 convolution of stride 1, from the input where it lies: row_weights.c. */
-#ifndef ANX_CPU_ROW_CHANNELS_H
-#define ANX_CPU_ROW_CHANNELS_H
+#ifndef ANX_CPU_ROW_WEIGHTS_H
+#define ANX_CPU_ROW_WEIGHTS_H
 
 #include "fetch.h"
 
