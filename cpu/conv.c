@@ -281,6 +281,9 @@ void anx_combine_end(const anx_call *end, const double *partial, int slices) {
   }
 }
 
+#define PART 6 /* channels at least, of a group whose channels are shared out between threads */
+_Static_assert(ANX_STRIDED_STRIP <= PART, "a strip has all outputs of its group");
+
 /* Finding its place costs a task as much as some hundred multiply-adds: several small groups are one, if enough tasks are left for the threads. */
 static int bundles(const anx_conv_plan *p, int sheets, int threads) {
   const int64_t each = (int64_t)p->pixels / p->slices * p->taps * p->gi * p->go, wanted = divide_up(16 * threads, sheets * p->slices);
@@ -297,9 +300,9 @@ anx_conv_parts anx_conv_split(const anx_conv_plan *p, const anx_op *op, int shee
     s.tasks = s.bundles * p->sections;
     return s;
   }
-  if (threads > 1 && slices < 2 * threads) s.parts = least(divide_up(2 * threads, slices), divide_up(outputs, 6));
+  if (threads > 1 && slices < 2 * threads) s.parts = least(divide_up(2 * threads, slices), divide_up(outputs, PART));
   if (op->kind == ANX_CONV_BWD) {
-    s.weight_parts = least(divide_up(2 * threads, whole), divide_up(p->go, 6));
+    s.weight_parts = least(divide_up(2 * threads, whole), divide_up(p->go, PART));
     s.tasks = (whole * s.weight_parts + (need_dx ? slices * s.parts : 0)) / sheets;
   } else {
     s.tasks = p->slices * s.bundles * s.parts;
