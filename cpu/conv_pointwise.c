@@ -12,8 +12,8 @@
  * Ahead: a slice is a row of 1..8 KB of each channel, rows as far apart as channels are. No hardware prefetcher follows that: packing D took 16 cycles
  *   a vector from memory (28 GB/s; one long run: 53) and takes 7 when the rows are brought near while the slice before is computed (anx_ahead).
  * The end of the block before (join_bwd), where it is one with the convolution (fuse.c): in rows, right behind the tiles of 48 channels.
- * Measured (Zen 5, one core, fp32, idle, lowest-median-highest of the peak): forward 83-90-93, 90-92-94, 92-94-95 % at 28, 14, 7 px, 70-85-91 % at 8 px,
- *   83-96 % below; both gradients 67-82-85, 80-86-87, 81-84-89 %, 59-74-81 %, 70-86 %; at 56 px 73-83-90 and 46-73-81 %.
+ * Measured (Zen 5, one core, fp32, idle, lowest-median-highest of the peak): forward 85-91-93, 90-93-94, 93-94-97 % at 28, 14, 7 px, 70-86-91 % at 8 px,
+ *   83-96 % below; both gradients 70-83-87, 80-87-89, 85-87-89 %, 61-74-83 %, 70-86 %; at 56 px 74-86-90 and 51-73-82 %.
  * What bounds the rest: D takes 7 cycles a vector (two lines in, one out) and serves C cycles of multiply-adds of both gradients: 15 % of 32->128 at
  *   28 px, the lowest there, and 30 % of 16->64 at 56 px. Writing results and first reads add 3 to 4 cycles an output vector.
  * Tried, no faster: forming D four pixels at a time; or behind the multiply-adds of the first block, as forward does: 38->152 at 8 px 71 -> 74 %, but
