@@ -52,7 +52,7 @@ static const int8_t strip_width[ANX_STRIDED_STRIP + 1] = {0, 4, 3, 2, 1, 1, 1};
 /* Columns column..column+PB-1 of row p of outputs k..k+KB-1. In a row of the filter, the middle tap comes first. */
 AI void forward_tile(const strided_map *m, int p, int column, int k, const int KB, const int PB) {
   const int left = column == 0, right = 2 * (column + PB) > m->w_in, active = m->s != NULL;
-  const int from = p || m->above ? 0 : 1, to = 2 * p + 1 < m->rows_in ? 3 : 2;
+  const int from = p ? 0 : 1, to = 2 * p + 1 < m->rows_in ? 3 : 2;
   const size_t row = (size_t)m->w_in * 16, gi = (size_t)m->channels, filter = 9 * gi;
   const ptrdiff_t at = (2 * p - 1) * (ptrdiff_t)row + 32 * column;
   for (int l = 0; l < 16; l += VL) {

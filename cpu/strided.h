@@ -21,7 +21,7 @@ typedef struct strided_map {
   int channels, outputs;   /* of the group */
   int w_in, columns;       /* of a row of X and of Y */
   int rows, rows_in;       /* of the slice, of Y and of X; the last slice of an odd map has an odd number */
-  int above, below;        /* there is a row of X above the slice; of Y below it */
+  int below;               /* there is a row of Y below the slice; forward, it is a whole map */
   int stream;
 } strided_map;
 
@@ -36,7 +36,7 @@ AI strided_map map_of(const anx_call *call, const anx_share *share, const float 
   const anx_op *op = call->op;
   const int p0 = row_of(p, share->slice), p1 = op->p - p0 < p->rows ? op->p : p0 + p->rows;
   strided_map m = {.w = w + (size_t)(share->group * p->go) * (size_t)(p->taps * p->gi), .x_c = p->x_c, .y_c = p->y_c, .channels = p->gi, .outputs = p->go,
-                   .w_in = op->w, .columns = op->q, .rows = p1 - p0, .rows_in = (p1 == op->p ? op->h : 2 * p1) - 2 * p0, .above = p0 > 0, .below = p1 < op->p};
+                   .w_in = op->w, .columns = op->q, .rows = p1 - p0, .rows_in = (p1 == op->p ? op->h : 2 * p1) - 2 * p0, .below = p1 < op->p};
   return m;
 }
 
