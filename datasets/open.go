@@ -98,7 +98,11 @@ func (s Spec) find(dir string) (place, error) {
 		}
 		text += fmt.Sprintf(" for %s. Built in are %s; an image folder becomes one by `anynetx data prepare`", s.Name+PackedSuffix, strings.Join(names, ", "))
 	} else {
-		text += ". " + s.howToGet(filepath.Join(dir, s.Name))
+		var names []string
+		for _, f := range s.Files {
+			names = append(names, f.Name)
+		}
+		text += fmt.Sprintf(" for %s, plain or with .gz. ", strings.Join(names, ", ")) + s.howToGet(filepath.Join(dir, s.Name))
 	}
 	if len(notes) > 0 {
 		text += ". Note: " + strings.Join(notes, "; ")

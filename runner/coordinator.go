@@ -193,13 +193,17 @@ func (c *coordinator) begin() error {
 func (c *coordinator) workers() int {
 	n := c.Workers
 	if n == 0 {
-		n = len(c.Devices)
-		if !onGPU(c.Devices[0]) {
-			n = max(n, processors())
-		}
-		n = min(n, max(1, c.model.total-c.model.committed()))
+		n = min(workersOn(c.Devices), max(1, c.model.total-c.model.committed()))
 	}
 	return n
+}
+
+// workersOn is the number of processes on devices where nobody says it: one per core of a CPU, one per GPU.
+func workersOn(devices []string) int {
+	if onGPU(devices[0]) {
+		return len(devices)
+	}
+	return max(len(devices), processors())
 }
 
 // threads of one worker: the cores are shared between them. The number does not show in the results.

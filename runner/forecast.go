@@ -13,9 +13,10 @@ import (
 
 // ForecastOptions says what a forecast is of.
 type ForecastOptions struct {
-	Dir     string // the study folder, whose finished runs are left out and learned from; "" or one that is not there: none
-	Workers int    // 0: one per core, or as many as there were GPUs
-	Measure Measure
+	Dir     string                      // the study folder, whose finished runs are left out and learned from; "" or one that is not there: none
+	Devices []string                    // as in RunOptions; empty: "cpu", unless the finished runs say otherwise
+	Workers int                         // 0: as many as on Devices; without them one per core, or as many as there were GPUs
+	Measure func(device string) Measure // asked of the first device
 }
 
 // Forecast is what a plan will cost: the runs that are not committed.
@@ -59,7 +60,16 @@ func ForecastStudy(p *Plan, o ForecastOptions) (*Forecast, error) {
 	if err != nil {
 		return nil, err
 	}
-	predicted, err := store.predict(runs, open, o.Measure)
+	devices := []string{"cpu"}
+	if len(o.Devices) > 0 {
+		found, err := findGPUs(o.Devices, noProgress{})
+		if err != nil {
+			return nil, err
+		}
+		devices = found.names
+		found.close()
+	}
+	predicted, err := store.predict(runs, open, o.Measure(devices[0]))
 	if err != nil {
 		return nil, err
 	}
@@ -68,6 +78,9 @@ func ForecastStudy(p *Plan, o ForecastOptions) (*Forecast, error) {
 	cores := max(predicted.threads, 1) // of a worker
 	if predicted.gpus > 0 {
 		f.Unit, cores = "GPU", 1
+	}
+	if f.Workers == 0 && len(o.Devices) > 0 {
+		f.Workers = workersOn(devices)
 	}
 	if f.Workers == 0 {
 		f.Workers = cmp.Or(predicted.gpus, max(1, processors()/cores))

@@ -25,9 +25,11 @@ func TestForecast(t *testing.T) {
 	measured := 0
 	forecast := func(workers int) (*Forecast, string) {
 		t.Helper()
-		f, err := ForecastStudy(plan, ForecastOptions{Dir: dir, Workers: workers, Measure: func(*Plan, []*PlannedRun) (Speed, error) {
-			measured++
-			return Speed{MACsPerSecond: 1e6, MemoryBytes: 5e6, Device: "a processor"}, nil
+		f, err := ForecastStudy(plan, ForecastOptions{Dir: dir, Workers: workers, Measure: func(string) Measure {
+			return func(*Plan, []*PlannedRun) (Speed, error) {
+				measured++
+				return Speed{MACsPerSecond: 1e6, MemoryBytes: 5e6, Device: "a processor"}, nil
+			}
 		}})
 		if err != nil {
 			t.Fatal(err)
@@ -60,6 +62,16 @@ func TestForecast(t *testing.T) {
 	near("core-hours", first.DeviceHours, macs/3600e6)
 	if first.Hours < first.DeviceHours/2 || first.Hours > first.DeviceHours || time.Until(first.Finish) > time.Duration(first.Hours*float64(time.Hour)) {
 		t.Errorf("%v hours on 2 workers until %v, %v core-hours", first.Hours, first.Finish, first.DeviceHours)
+	}
+
+	// On devices that are named it is what study run would do on them.
+	o := ForecastOptions{Dir: dir, Devices: []string{"cuda_host:0", "cuda_host:1", "cuda_host:2"}, Measure: func(device string) Measure {
+		return func(*Plan, []*PlannedRun) (Speed, error) {
+			return Speed{MACsPerSecond: 1e6, GPUs: 1, Device: device}, nil
+		}
+	}}
+	if f, err := ForecastStudy(plan, o); err != nil || f.Workers != 3 || f.Unit != "GPU" || !strings.Contains(f.Basis, "cuda_host:0") {
+		t.Errorf("%+v %v", f, err)
 	}
 
 	// Task first is done, by three GPUs of 300 W at 1e9 multiply-adds a second; one of the attempts knows nothing of energy.

@@ -18,7 +18,7 @@ import (
 
 // gpuWatch is what a coordinator knows of the GPUs that it has work done on, by the word of the driver.
 type gpuWatch struct {
-	nvml    *telemetry.NVML
+	foundGPUs
 	monitor *telemetry.Monitor
 	extra   map[string]int64 // bytes that a lane was seen to take beyond its plan, by device name
 	foreign map[string]bool  // devices that others were seen on
@@ -32,59 +32,84 @@ func isGPU(device string) bool {
 // onGPU says whether a device is one by any name.
 func onGPU(device string) bool { return isGPU(device) || strings.HasPrefix(device, "cuda") }
 
-// openGPUs replaces "cuda" (all GPUs) and "cuda:1" by UUIDs, which the driver, CUDA and the results agree on, and begins to watch them.
-// Without a driver, what is not asked for by UUID is left to the back end.
+// openGPUs finds the coordinator's GPUs and begins to watch them.
 func (c *coordinator) openGPUs() error {
+	if c.DeviceEvents != nil {
+		return nil // somebody else watches
+	}
+	found, err := findGPUs(c.Devices, c.Progress)
+	if err != nil || found.nvml == nil {
+		return err
+	}
+	c.Devices = found.names
+	c.gpus = &gpuWatch{foundGPUs: found, monitor: found.nvml.Watch(found.gpus, telemetry.Options{}), extra: map[string]int64{}, foreign: map[string]bool{}}
+	c.DeviceEvents, c.AskDevice = c.gpus.monitor.Events(), c.gpus.monitor.Ask
+	return nil
+}
+
+// foundGPUs is what the driver says of the devices that were asked for.
+type foundGPUs struct {
+	names []string           // of all devices, GPUs by UUID
+	gpus  []telemetry.Device // those that are GPUs
+	nvml  *telemetry.NVML    // nil: no driver, or no GPU is asked for
+}
+
+// findGPUs replaces "cuda" (all GPUs) and "cuda:1" by UUIDs, which the driver, CUDA and the results agree on. Without a driver what is not
+// asked for by UUID is left to the back end.
+func findGPUs(devices []string, progress Progress) (foundGPUs, error) {
 	wanted := func(d string) bool { return isGPU(d) || d == "cuda" || strings.HasPrefix(d, "cuda:") }
-	if c.DeviceEvents != nil || !slices.ContainsFunc(c.Devices, wanted) {
-		return nil // somebody else watches, or there is nothing to watch
+	none := foundGPUs{names: devices}
+	if !slices.ContainsFunc(devices, wanted) {
+		return none, nil
 	}
 	nvml, err := telemetry.Open("")
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) && !slices.ContainsFunc(c.Devices, isGPU) {
-			return nil
+		if errors.Is(err, fs.ErrNotExist) && !slices.ContainsFunc(devices, isGPU) {
+			return none, nil
 		}
-		return anynetx.Inputf("--devices %s: %w", strings.Join(c.Devices, ","), err)
+		return none, anynetx.Inputf("--devices %s: %w", strings.Join(devices, ","), err)
 	}
 	found, err := nvml.Devices()
 	if err != nil {
-		c.Progress.Note(err.Error()) // of the others there may be enough
+		progress.Note(err.Error()) // of the others there may be enough
 	}
 	visible, limited := os.LookupEnv("CUDA_VISIBLE_DEVICES")
 	if limited {
 		if found, err = visibleDevices(visible, found); err != nil {
 			nvml.Close()
-			return err
+			return none, err
 		}
 	}
-	var watched []telemetry.Device
-	var resolved []string
-	for _, name := range c.Devices {
+	result := foundGPUs{nvml: nvml}
+	for _, name := range devices {
 		if !wanted(name) {
-			resolved = append(resolved, name)
+			result.names = append(result.names, name)
 			continue
 		}
 		list, err := chooseGPUs(name, found)
 		if err != nil {
 			nvml.Close()
-			return err
+			return none, err
 		}
 		for _, d := range list {
-			if !slices.Contains(resolved, d.UUID) {
-				resolved, watched = append(resolved, d.UUID), append(watched, d)
+			if !slices.Contains(result.names, d.UUID) {
+				result.names, result.gpus = append(result.names, d.UUID), append(result.gpus, d)
 			}
 		}
 	}
-	c.Devices = resolved
-	c.gpus = &gpuWatch{nvml: nvml, monitor: nvml.Watch(watched, telemetry.Options{}), extra: map[string]int64{}, foreign: map[string]bool{}}
-	c.DeviceEvents, c.AskDevice = c.gpus.monitor.Events(), c.gpus.monitor.Ask
-	return nil
+	return result, nil
+}
+
+func (f foundGPUs) close() {
+	if f.nvml != nil {
+		f.nvml.Close()
+	}
 }
 
 func (g *gpuWatch) close() {
 	if g != nil {
 		g.monitor.Close()
-		g.nvml.Close()
+		g.foundGPUs.close()
 	}
 }
 

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"fmt"
+	"os"
 
 	"anynetx/anynetx"
 	"anynetx/datasets"
@@ -25,7 +26,10 @@ func MeasureSpeed(device string, threads int) Measure {
 		if len(runs) == 0 {
 			return Speed{}, anynetx.Inputf("the plan has no runs to measure")
 		}
-		o := WorkerOptions{Device: device, Threads: max(threads, 1)}
+		if isGPU(device) { // this process sees it alone, as its first, as a worker does
+			os.Setenv("CUDA_VISIBLE_DEVICES", device)
+		}
+		o := WorkerOptions{Device: backEnd(device), Threads: max(threads, 1)}
 		opened, err := OpenEngine(o, p)
 		if err != nil {
 			return Speed{}, err

@@ -3,28 +3,36 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"anynetx/anynetx"
 )
 
 // openStudy makes a study folder of a study file, or opens the one there is; what the file adds to it is added, what it alters of runs
-// that have begun is refused.
+// that have begun is refused. A new study is planned before anything is made: where its data set is missing, nothing is left behind.
 func openStudy(study *Study, locks *folderLocks, describe Describe) (*Store, func(), error) {
-	if err := os.MkdirAll(locks.dir, 0o777); err != nil {
-		return nil, nil, diskError(err)
-	}
+	plan := sync.OnceValues(func() (*Plan, error) { return NewPlan(study, describe) })
 	if err := ours(locks.dir); err != nil {
 		return nil, nil, err
+	}
+	if !exists(filepath.Join(locks.dir, "plan.json")) {
+		if _, err := plan(); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := os.MkdirAll(locks.dir, 0o777); err != nil {
+		return nil, nil, diskError(err)
 	}
 	release, err := locks.coordinator()
 	if err != nil {
 		return nil, nil, err
 	}
-	store, err := openLocked(study, locks, describe)
+	store, err := openLocked(study, locks, plan)
 	if err != nil {
 		release()
 		return nil, nil, err
@@ -35,6 +43,9 @@ func openStudy(study *Study, locks *folderLocks, describe Describe) (*Store, fun
 // ours refuses a folder that holds other things, such as a home directory given by mistake.
 func ours(dir string) error {
 	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return diskError(err)
 	}
@@ -50,7 +61,7 @@ func ours(dir string) error {
 	return nil
 }
 
-func openLocked(study *Study, locks *folderLocks, describe Describe) (*Store, error) {
+func openLocked(study *Study, locks *folderLocks, plan func() (*Plan, error)) (*Store, error) {
 	dir := locks.dir
 	var old *Store
 	if exists(filepath.Join(dir, "plan.json")) {
@@ -71,7 +82,7 @@ func openLocked(study *Study, locks *folderLocks, describe Describe) (*Store, er
 			"(`anynetx study status %s` shows them), or give the study file as it was", dir, dir)
 	}
 	defer release()
-	p, err := NewPlan(study, describe)
+	p, err := plan()
 	if err != nil {
 		return nil, err
 	}

@@ -198,7 +198,7 @@ func TestMeasuredForecast(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := ForecastStudy(p, ForecastOptions{Workers: 2, Measure: MeasureSpeed("cpu", 1)})
+	f, err := ForecastStudy(p, ForecastOptions{Workers: 2, Measure: func(device string) Measure { return MeasureSpeed(device, 1) }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -148,7 +148,9 @@ func TestStudiesOfTheRepositoryPlan(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		f, err := ForecastStudy(p, ForecastOptions{Measure: func(*Plan, []*PlannedRun) (Speed, error) { return Speed{MACsPerSecond: 1e9}, nil }})
+		f, err := ForecastStudy(p, ForecastOptions{Measure: func(string) Measure {
+			return func(*Plan, []*PlannedRun) (Speed, error) { return Speed{MACsPerSecond: 1e9}, nil }
+		}})
 		if err != nil {
 			t.Error(err)
 			continue

@@ -16,12 +16,16 @@ import (
 func workFlags() []cli.Flag {
 	return []cli.Flag{dataFlag(),
 		&cli.IntFlag{Name: "workers", Usage: "`NUMBER` of worker processes", DefaultText: "one per core, or per GPU"},
-		&cli.StringSliceFlag{Name: "devices", Usage: "`ID,...` of the devices that workers take in turn, such as cpu", DefaultText: "cpu"},
+		devicesFlag(),
 		&cli.IntFlag{Name: "group", Usage: "`NUMBER` of runs of one architecture that a GPU trains in common launches at most; 1: each for itself", DefaultText: fmt.Sprint(runner.MostGrouped)},
 		&cli.DurationFlag{Name: "checkpoint-every", Usage: "`TIME` between checkpoints within an epoch", DefaultText: "1m0s"},
 		&cli.BoolFlag{Name: "accept-library", Usage: "go on although the native library has changed since the study began"},
 		&cli.StringFlag{Name: "progress", Value: runner.ProgressAuto, Usage: "`MODE` on standard error: auto, tty, plain, json, none"},
 		&cli.BoolFlag{Name: "json", Usage: "one object on standard output at the end, and progress as JSON lines on standard error"}}
+}
+
+func devicesFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "devices", Usage: "`ID,...` of the devices that workers take in turn, such as cpu", DefaultText: "cpu"}
 }
 
 // workOptions reads workFlags.

@@ -19,11 +19,11 @@ func studyCommand() *cli.Command {
 		Subcommands: append([]*cli.Command{
 			{Name: "plan", Usage: "what a study would take: runs, GPU-hours or core-hours, energy, finish time, disk", ArgsUsage: "FILE.yaml",
 				Description: "Example:\n\nanynetx study plan studies/quick.yaml\n\nNothing is trained or written. Where a data set is not here, what is on record of it is used. Times and energy are learned from the\n" +
-					"finished runs of --out, if there are enough; else times are measured for a second, and energy is not known. Packing and failures are not foreseen.",
+					"finished runs of --out, if there are enough; else times are measured on the first of --devices for a second, and energy is not known. Packing and failures are not foreseen.",
 				Flags: []cli.Flag{dataFlag(), asJSON,
 					&cli.StringFlag{Name: "out", Usage: "`FOLDER` of the study, if it has begun: what is finished is left out, and teaches what the rest takes", TakesFile: true},
-					&cli.IntFlag{Name: "workers", Usage: "`NUMBER` of worker processes", DefaultText: "one per core, or as many as there were GPUs"},
-					&cli.StringFlag{Name: "device", Value: "cpu", Usage: "`ID` of the device whose speed is measured where nothing is learned"}},
+					&cli.IntFlag{Name: "workers", Usage: "`NUMBER` of worker processes", DefaultText: "one per core, or per GPU"},
+					devicesFlag()},
 				Action: studyPlan},
 			{Name: "run", Usage: "run a study, or go on with it", ArgsUsage: "FILE.yaml",
 				Description: "Example:\n\nanynetx study run studies/quick.yaml --out study-quick --workers 2\n\n" +
@@ -81,7 +81,7 @@ func studyPlan(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	forecast, err := runner.ForecastStudy(plan, runner.ForecastOptions{Dir: c.String("out"), Workers: workers, Measure: runner.MeasureSpeed(c.String("device"), 1)})
+	forecast, err := runner.ForecastStudy(plan, runner.ForecastOptions{Dir: c.String("out"), Devices: c.StringSlice("devices"), Workers: workers, Measure: measureSpeed})
 	if err != nil {
 		return err
 	}
@@ -141,8 +141,10 @@ func studyRun(c *cli.Context) error {
 	return err
 }
 
+func measureSpeed(device string) runner.Measure { return runner.MeasureSpeed(device, 1) }
+
 func studyDryRun(c *cli.Context, o runner.RunOptions) error {
-	p, err := runner.Place(o, func(device string) runner.Measure { return runner.MeasureSpeed(device, 1) })
+	p, err := runner.Place(o, measureSpeed)
 	if err != nil {
 		return err
 	}
