@@ -41,13 +41,19 @@ func writeMetrics(w io.Writer, s *state) {
 		m.head("anynetx_remaining_seconds", "Time that the open runs take at the rate of now.")
 		m.value("anynetx_remaining_seconds", *s.Remaining)
 	}
-	m.head("anynetx_best_test_top1_error_percent", "Smallest top-1 test error of a task.")
+	m.head("anynetx_best_test_top1_error_percent", "Smallest top-1 test error of a task whose metric it is.")
 	for _, t := range s.Tasks {
-		if t.Best != nil {
-			m.value("anynetx_best_test_top1_error_percent", t.Best.TestTop1, "task", t.Task)
+		if t.Best != nil && t.Best.Top1 != nil {
+			m.value("anynetx_best_test_top1_error_percent", *t.Best.Top1, "task", t.Task)
 		}
 	}
-	m.head("anynetx_rank_correlation", "Spearman's rho of a task's errors with those of the first task.")
+	m.head("anynetx_best_test_top5_error_percent", "Smallest top-5 test error of a task whose metric it is.")
+	for _, t := range s.Tasks {
+		if t.Best != nil && t.Best.Top5 != nil {
+			m.value("anynetx_best_test_top5_error_percent", *t.Best.Top5, "task", t.Task)
+		}
+	}
+	m.head("anynetx_rank_correlation", "Spearman's rho of a task's errors with those of the first task, each by its metric.")
 	for _, p := range s.Pairs {
 		if p.Rho != nil {
 			m.value("anynetx_rank_correlation", *p.Rho, "task", p.Task)

@@ -18,6 +18,8 @@
   };
   const bytes = (n) => (n >= 2 ** 30 ? (n / 2 ** 30).toFixed(1) + " GiB" : (n / 2 ** 20).toFixed(0) + " MiB");
 
+  const errorText = (e) => (e.test_top5_err_pct === undefined ? e.test_top1_err_pct.toFixed(2) + " %" : e.test_top5_err_pct.toFixed(2) + " % top-5");
+
   let results = []; // {task, arch, error}
   let drawn = -1;
   let state = null;
@@ -148,7 +150,7 @@
     $("tasks").replaceChildren(...s.tasks.map((t) => {
       const p = rho.get(t.task);
       return row(t.task, { n: count(t.runs) }, newBar(t.done, t.failed, active(t.task), t.runs), { n: count(t.done) }, { n: count(t.failed), bad: t.failed > 0 },
-        { n: t.best ? t.best.test_top1_err_pct.toFixed(2) + " %" : "–" }, t.best ? el("code", { textContent: t.best.arch_id }) : "", { n: p ? (p.rho === null ? "–" : p.rho.toFixed(2)) : "" }, { n: p ? p.n : "" });
+        { n: t.best ? errorText(t.best) : "–" }, t.best ? el("code", { textContent: t.best.arch_id }) : "", { n: p ? (p.rho === null ? "–" : p.rho.toFixed(2)) : "" }, { n: p ? p.n : "" });
     }));
     $("devices").hidden = s.devices.length === 0;
     $("charts").replaceChildren(...s.devices.map((d) => el("article", { className: "card" + (d.fresh ? "" : " stale") }, el("h3", {}, d.name || d.device, el("span", { textContent: d.host })),

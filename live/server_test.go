@@ -39,9 +39,13 @@ func (s *scripted) set(v *runner.View, err error) {
 // viewOf is a study of two tasks with some architectures done on both; their order is the same, but for the last.
 func viewOf(done int) *runner.View {
 	busy, rate, memory, power := 97.5, 812.0, int64(3<<30), 310.5
+	ten, two := 10.0, 2.5
+	best := func(arch string, e runner.TestError) *runner.Result {
+		return &runner.Result{ArchID: arch, TestError: e}
+	}
 	v := &runner.View{
 		Status: &runner.StudyStatus{Study: `shoes "and" bags`, Dir: "study", Runs: 20, Done: 2 * done, Failed: 1, Running: 1, FailureClasses: map[string]int{"diverged": 1},
-			Tasks:  []runner.TaskStatus{{Task: "ten", Runs: 10, Done: done, Best: &runner.Result{ArchID: "a0", TestTop1: 10}}, {Task: "two", Runs: 10, Done: done, Failed: 1}},
+			Tasks:  []runner.TaskStatus{{Task: "ten", Runs: 10, Done: done, Best: best("a0", runner.TestError{Top1: &ten})}, {Task: "two", Runs: 10, Done: done, Failed: 1, Best: best("a1", runner.TestError{Top5: &two})}},
 			Active: []runner.ActiveRun{{RunID: "r", Task: "two", ArchID: "a9", Host: "h", Device: "GPU-1", Epoch: 1, Epochs: 4}}},
 		ImagesPerSecond: rate,
 		Devices: []*runner.DeviceHistory{{Host: "h", Device: "GPU-1", Samples: []runner.DeviceSample{
@@ -160,6 +164,8 @@ func TestMetrics(t *testing.T) {
 	for _, line := range []string{
 		`anynetx_runs{study="shoes \"and\" bags",task="two",status="open"} 5`,
 		`anynetx_runs_failed{study="shoes \"and\" bags",class="diverged"} 1`,
+		`anynetx_best_test_top1_error_percent{study="shoes \"and\" bags",task="ten"} 10`,
+		`anynetx_best_test_top5_error_percent{study="shoes \"and\" bags",task="two"} 2.5`,
 		`anynetx_rank_correlation{study="shoes \"and\" bags",task="two"} -0.2`,
 		`anynetx_device_memory_used_bytes{study="shoes \"and\" bags",host="h",device="GPU-1"} 3.221225472e+09`,
 		`anynetx_device_power_watts{study="shoes \"and\" bags",host="h",device="GPU-1"} 310.5`,

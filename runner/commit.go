@@ -70,7 +70,7 @@ func (s *Store) commit(r *PlannedRun, l *lease, res result) error {
 	s.mu.Lock()
 	s.known[r.ID] = true
 	s.mu.Unlock()
-	s.indexCommit(run)
+	s.indexCommit(r, &run)
 	return nil
 }
 
@@ -192,20 +192,22 @@ func (p *Plan) needs(t *Task, kind string) bool {
 
 // indexEntry is a line of work/index.jsonl.
 type indexEntry struct {
-	RunID    string   `json:"run_id"`
-	Task     string   `json:"task"`
-	ArchID   string   `json:"arch_id"`
-	Status   string   `json:"status"`
-	Class    string   `json:"class,omitempty"`
-	TestTop1 *float64 `json:"test_top1_err_pct,omitempty"`
+	RunID  string `json:"run_id"`
+	Task   string `json:"task"`
+	ArchID string `json:"arch_id"`
+	Status string `json:"status"`
+	Class  string `json:"class,omitempty"`
+	TestError
+}
+
+func (r *PlannedRun) indexEntry(row *runRow) indexEntry {
+	return indexEntry{row.RunID, row.Task, row.ArchID, row.Status, row.FailureClass, r.Task.testError(row.TestTop1, row.TestTop5)}
 }
 
 func (s *Store) indexPath() string { return filepath.Join(s.Dir, "work", "index.jsonl") }
 
 // indexCommit notes a commit. The index may lack entries and never matters for correctness, so errors are of no account.
-func (s *Store) indexCommit(r runRow) {
-	appendLine(s.indexPath(), indexEntry{r.RunID, r.Task, r.ArchID, r.Status, r.FailureClass, r.TestTop1})
-}
+func (s *Store) indexCommit(r *PlannedRun, row *runRow) { appendLine(s.indexPath(), r.indexEntry(row)) }
 
 // index is what the index knows, by run; it only grows, so each byte is read once.
 func (s *Store) index() map[string]indexEntry {

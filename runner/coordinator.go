@@ -54,10 +54,10 @@ type Summary struct {
 	Closed         map[string]string `json:"closed_devices,omitempty"` // why, by device
 }
 
-// Result is a run's error.
+// Result is the error of a run.
 type Result struct {
-	ArchID   string  `json:"arch_id"`
-	TestTop1 float64 `json:"test_top1_err_pct"`
+	ArchID string `json:"arch_id"`
+	TestError
 }
 
 // ErrFailedRuns says that a study is complete, but not all of its runs are done.

@@ -58,7 +58,7 @@ func largeStudy(t testing.TB, dir string) (string, *Store) {
 		must(err)
 		must(os.MkdirAll(filepath.Dir(path), 0o777))
 		must(os.WriteFile(path, nil, 0o666))
-		entry, err := json.Marshal(indexEntry{RunID: r.ID, Task: r.Task.Name, ArchID: r.Member.ID, Status: statusDone, TestTop1: ptr(float64(i))})
+		entry, err := json.Marshal(indexEntry{RunID: r.ID, Task: r.Task.Name, ArchID: r.Member.ID, Status: statusDone, TestError: TestError{Top1: ptr(float64(i))}})
 		must(err)
 		fmt.Fprintf(index, "\n%08x %s\n", crc32.Checksum(entry, castagnoli), entry)
 	}

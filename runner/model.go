@@ -92,12 +92,12 @@ func (m *model) refresh() error {
 		if known && e.Status != statusDone { // it has failed, and was not tried again since
 			continue
 		}
-		if !ok || e.Status != statusDone { // what the index says of a failure may be out of date
+		if !ok || e.Status != statusDone || e.TestError != r.Task.testError(e.Top1, e.Top5) { // what the index says of a failure may be out of date, and so may the metric
 			row, err := m.queue.row(r)
 			if err != nil {
 				return err
 			}
-			e = indexEntry{row.RunID, row.Task, row.ArchID, row.Status, row.FailureClass, row.TestTop1}
+			e = r.indexEntry(row)
 		}
 		m.commit(e)
 	}
@@ -144,7 +144,7 @@ func (m *model) hear(s *slot, msg *Message) {
 			if r, seen := m.byID[msg.RunID], m.rows[msg.RunID].RunID != ""; r != nil && !seen {
 				m.left -= r.MACs
 			}
-			m.commit(indexEntry{RunID: msg.RunID, Task: msg.Task, ArchID: msg.ArchID, Status: statusDone, TestTop1: ptr(msg.Error)})
+			m.commit(indexEntry{RunID: msg.RunID, Task: msg.Task, ArchID: msg.ArchID, Status: statusDone, TestError: msg.TestError})
 		}
 		delete(m.running, msg.RunID)
 	}
@@ -189,14 +189,14 @@ type Snapshot struct {
 
 // RunningRun is a run in progress.
 type RunningRun struct {
-	RunID    string   `json:"run_id"`
-	Task     string   `json:"task"`
-	ArchID   string   `json:"arch_id"`
-	Device   string   `json:"device"`
-	Epoch    int      `json:"epoch"`
-	Epochs   int      `json:"epochs"`
-	Share    float64  `json:"share"`
-	TestTop1 *float64 `json:"test_top1_err_pct,omitempty"`
+	RunID  string  `json:"run_id"`
+	Task   string  `json:"task"`
+	ArchID string  `json:"arch_id"`
+	Device string  `json:"device"`
+	Epoch  int     `json:"epoch"`
+	Epochs int     `json:"epochs"`
+	Share  float64 `json:"share"`
+	TestError
 }
 
 const rateWindow = 30 * time.Second
@@ -218,10 +218,7 @@ func (m *model) snapshot(slots []*slot) Snapshot {
 	for _, g := range slices.SortedFunc(maps.Values(m.running), func(a, b *running) int {
 		return cmp.Or(cmp.Compare(a.slot.index, b.slot.index), cmp.Compare(a.run.ID, b.run.ID))
 	}) {
-		r := RunningRun{RunID: g.run.ID, Task: g.run.Task.Name, ArchID: g.run.Member.ID, Device: g.slot.device, Epoch: g.message.Epoch, Epochs: g.run.Task.Epochs, Share: g.message.Share}
-		if g.message.Error > 0 {
-			r.TestTop1 = ptr(g.message.Error)
-		}
+		r := RunningRun{RunID: g.run.ID, Task: g.run.Task.Name, ArchID: g.run.Member.ID, Device: g.slot.device, Epoch: g.message.Epoch, Epochs: g.run.Task.Epochs, Share: g.message.Share, TestError: g.message.TestError}
 		s.Running = append(s.Running, r)
 		if g.first >= 0 {
 			macs += g.run.MACs * (g.message.Share - g.first)

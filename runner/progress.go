@@ -156,8 +156,8 @@ func (p *terminalProgress) draw() {
 			break
 		}
 		text := fmt.Sprintf("  %-10s %-20s %s  epoch %d/%d  %3.0f %%", r.Device, r.Task, r.ArchID, r.Epoch, r.Epochs, 100*r.Share)
-		if r.TestTop1 != nil {
-			text += fmt.Sprintf("  error %.2f %%", *r.TestTop1)
+		if _, known := r.Percent(); known {
+			text += "  error " + r.Text()
 		}
 		lines = append(lines, text)
 	}
@@ -240,7 +240,7 @@ func headline(s Snapshot) string {
 	var best []string
 	for _, task := range s.Tasks {
 		if b, ok := s.Best[task]; ok {
-			best = append(best, fmt.Sprintf("%s %.2f %%", task, b.TestTop1))
+			best = append(best, task+" "+b.Text())
 		}
 	}
 	if len(best) > 3 {

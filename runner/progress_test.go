@@ -18,9 +18,9 @@ import (
 
 func someProgress() Snapshot {
 	return Snapshot{Study: "quick", Runs: 96, Done: 40, Failed: 1, FailureClasses: map[string]int{"diverged": 1}, Workers: 2, ImagesPerSecond: 1234.5, Elapsed: 60, Remaining: ptr(130.0),
-		Tasks: []string{"a", "b"}, Best: map[string]Result{"b": {"x", 12.345}, "a": {"y", 3}},
+		Tasks: []string{"a", "b"}, Best: map[string]Result{"b": {"x", TestError{Top1: ptr(12.345)}}, "a": {"y", TestError{Top5: ptr(3.0)}}},
 		GPUs:    []DeviceSample{{Device: "GPU-1b2c3d4e-5f60", Utilisation: ptr(97.0), MemoryUsed: ptr(int64(3 << 29)), MemoryTotal: ptr(int64(80 << 30)), PowerW: ptr(310.0)}},
-		Running: []RunningRun{{Task: "a", ArchID: "abc", Device: "cpu", Epoch: 2, Epochs: 4, Share: 0.5, TestTop1: ptr(20.0)}}}
+		Running: []RunningRun{{Task: "a", ArchID: "abc", Device: "cpu", Epoch: 2, Epochs: 4, Share: 0.5, TestError: TestError{Top1: ptr(20.0)}}}}
 }
 
 func TestProgressForms(t *testing.T) {
@@ -32,7 +32,7 @@ func TestProgressForms(t *testing.T) {
 	plain.Update(someProgress())
 	plain.Note("label \x1b[31m")
 	plain.Close()
-	if want := "40/96 runs done, 1 failed (1 diverged), 1234 images/s, about 2 min left, best error: a 3.00 %, b 12.35 %\nlabel  [31m\n"; out.String() != want {
+	if want := "40/96 runs done, 1 failed (1 diverged), 1234 images/s, about 2 min left, best error: a 3.00 % top-5, b 12.35 %\nlabel  [31m\n"; out.String() != want {
 		t.Errorf("%q, want %q", out.String(), want)
 	}
 	out.Reset()

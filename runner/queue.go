@@ -134,12 +134,8 @@ func (q *queue) ranking(task string) ([]int, bool, error) {
 		if err != nil {
 			return nil, false, err
 		}
-		value := row.TestTop1
-		if r.Task.Metric == "top5" {
-			value = row.TestTop5
-		}
-		if row.Status == statusDone && value != nil {
-			list = append(list, ranked{q.store.Plan.indexOf(r.Member.ID), r.Member.ID, *value})
+		if value, known := r.Task.testError(row.TestTop1, row.TestTop5).Percent(); known && row.Status == statusDone {
+			list = append(list, ranked{q.store.Plan.indexOf(r.Member.ID), r.Member.ID, value})
 		}
 	}
 	slices.SortFunc(list, func(a, b ranked) int { return cmp.Or(cmp.Compare(a.error, b.error), cmp.Compare(a.id, b.id)) })

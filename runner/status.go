@@ -182,7 +182,7 @@ func (s *StudyStatus) WriteText(w io.Writer) error {
 	for _, t := range s.Tasks {
 		best := "-"
 		if t.Best != nil {
-			best = fmt.Sprintf("%.2f %% (%s)", t.Best.TestTop1, t.Best.ArchID)
+			best = fmt.Sprintf("%s (%s)", t.Best.Text(), t.Best.ArchID)
 		}
 		fmt.Fprintf(&b, "%-*s  %6d  %6d  %6d  %s\n", width, t.Task, t.Runs, t.Done, t.Failed, best)
 	}

@@ -340,9 +340,7 @@ func (g *training) tell(kind string) {
 	expect := max(g.expect, g.pace.median()) + g.in.expect(g.pace.end(g.endBatches()))
 	m := Message{Kind: kind, Steps: g.pace.steps, Expect: expect, RunID: g.r.ID, Task: g.r.Task.Name, ArchID: g.r.Member.ID, Attempt: g.l.Attempt, Epoch: p.Epoch, Epochs: p.Epochs,
 		Share: (float64(p.Epoch-first) + float64(p.Step)/float64(max(p.StepsPerEpoch, 1))) / float64(max(p.Epochs-first, 1))}
-	if n := len(g.epochs); n > 0 && measured(g.epochs[n-1].TestTop1ErrPct) != nil {
-		m.Error = g.epochs[n-1].TestTop1ErrPct
-	}
+	m.TestError = g.r.Task.lastError(g.epochs)
 	g.w.send(m)
 }
 

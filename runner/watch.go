@@ -42,7 +42,7 @@ type View struct {
 type RunResult struct {
 	Task   string
 	ArchID string
-	Error  float64 // percent
+	Error  float64 // percent, by the task's metric
 }
 
 // DeviceHistory is what a device reported of late, oldest first.
@@ -102,8 +102,8 @@ func (w *Watcher) Look() (*View, error) {
 			continue
 		}
 		w.known[r.ID] = true
-		if r.Replicate == 0 && e.TestTop1 != nil {
-			w.results = append(w.results, RunResult{r.Task.Name, r.Member.ID, *e.TestTop1})
+		if value, known := e.Percent(); known && r.Replicate == 0 {
+			w.results = append(w.results, RunResult{r.Task.Name, r.Member.ID, value})
 		}
 	}
 	if err := w.follow(); err != nil {

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,7 +18,8 @@ func TestWatcher(t *testing.T) {
 		t.Fatal("a folder without a study is looked at without an error")
 	}
 	file, letGo := hold(t)
-	c := startStudy(t, writeStudy(t, faultStudy), dir, 2, behaviour(fakeBehaviour{Step: 5 * time.Millisecond, Hold: file}))
+	top5 := strings.Replace(faultStudy, "{name: tuned, dataset: two,", "{name: tuned, dataset: two, classes: 6, metric: top5,", 1)
+	c := startStudy(t, writeStudy(t, top5), dir, 2, behaviour(fakeBehaviour{Step: 5 * time.Millisecond, Hold: file}))
 	ended := make(chan error, 1)
 	go func() { ended <- c.Wait() }()
 	partial, journal := 0, false
@@ -64,7 +66,11 @@ func TestWatcher(t *testing.T) {
 	want := map[RunResult]bool{}
 	for _, r := range rows {
 		if r.Replicate == 0 {
-			want[RunResult{r.Task, r.ArchID, *r.TestTop1}] = true
+			value := *r.TestTop1
+			if r.Task == "tuned" {
+				value = *r.TestTop5
+			}
+			want[RunResult{r.Task, r.ArchID, value}] = true
 		}
 	}
 	events, err := results.ReadTable[Event](dir, "events")
@@ -78,6 +84,9 @@ func TestWatcher(t *testing.T) {
 		}
 		if fmt.Sprint(got) != fmt.Sprint(want) || len(v.Results) != len(want) {
 			t.Errorf("%s: results %v, want %v", name, v.Results, want)
+		}
+		if best := v.Status.Tasks[1].Best; best == nil || best.Top1 != nil || !want[RunResult{"tuned", best.ArchID, *best.Top5}] {
+			t.Errorf("%s: the best of tuned, whose metric is top5, is %+v", name, best)
 		}
 		if len(v.Events) != len(events) {
 			t.Errorf("%s: %d events, the table has %d", name, len(v.Events), len(events))

@@ -56,7 +56,6 @@ type Message struct {
 	Steps     int64   `json:"steps,omitempty"`    // trained by this attempt
 	Expect    float64 `json:"expect_s,omitempty"` // seconds that what it does now usually takes
 	Images    int64   `json:"images,omitempty"`   // trained on by this process since its start
-	Error     float64 `json:"test_top1_err_pct,omitempty"`
 	Outcome   string  `json:"outcome,omitempty"`
 	Class     string  `json:"class,omitempty"`
 	Text      string  `json:"text,omitempty"`
@@ -67,6 +66,7 @@ type Message struct {
 	Seconds   float64 `json:"seconds,omitempty"`  // of the device that the whole run took, if one attempt did all of it
 	Native    float64 `json:"native_s,omitempty"` // seconds in native code by this process
 	Busy      float64 `json:"busy_s,omitempty"`   // seconds with a run leased
+	TestError         // of the last epoch
 }
 
 type worker struct {
@@ -223,8 +223,8 @@ func (w *worker) attempt(o offer, n *lane, trained func()) error {
 		err = e
 	}
 	message := Message{Kind: "end", RunID: r.ID, Task: r.Task.Name, ArchID: r.Member.ID, Attempt: l.Attempt, Outcome: row.Outcome, Class: row.FailureClass, Text: row.FailureText}
-	if res != nil && len(res.epochs) > 0 {
-		message.Epoch, message.Error = len(res.epochs), res.epochs[len(res.epochs)-1].TestTop1ErrPct
+	if res != nil {
+		message.Epoch, message.TestError = len(res.epochs), r.Task.lastError(res.epochs)
 	}
 	if row.ResumedFrom == nil && row.DeviceTime != nil {
 		message.Seconds = *row.DeviceTime
@@ -324,7 +324,7 @@ func (w *worker) send(m Message) {
 	m.Images, m.Native, m.Busy = w.images, w.native.Seconds(), w.busy
 	text, err := json.Marshal(m)
 	if err != nil {
-		return // no number: an error of 0/0 images
+		return // a figure that is no number
 	}
 	w.Stdout.Write(append(text, '\n'))
 }
