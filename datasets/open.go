@@ -20,11 +20,15 @@ import (
 
 // Open reads a data set: one built in (List), or one prepared from an image folder (Prepare). It looks in dir/<name>, then in dir, then
 // where the system's package puts the files; contents are held against the checksums on record.
-func Open(name, dir string) (*Set, error) {
+func Open(name, dir string) (*Set, error) { return OpenTelling(name, dir, nil) }
+
+// OpenTelling is Open that calls alive whenever it has got on: who waits for a slow disk can tell it from one that hangs.
+func OpenTelling(name, dir string, alive func()) (*Set, error) {
 	found, err := find(name, dir)
 	if err != nil {
 		return nil, err
 	}
+	found.alive = alive
 	set, _, _, err := found.read()
 	return set, err
 }
@@ -37,6 +41,35 @@ type place struct {
 	folder string
 	paths  []string
 	packed string
+	alive  func() // nil: nobody waits
+}
+
+// source is a file that is read in pieces, each of which counts as life.
+type source struct {
+	file  *os.File
+	alive func()
+}
+
+const piece = 1 << 20
+
+func (s source) Read(p []byte) (int, error) {
+	n, err := s.file.Read(p[:min(len(p), piece)])
+	s.got(n)
+	return n, err
+}
+
+func (s source) ReadAt(p []byte, at int64) (n int, err error) {
+	for more := 0; n < len(p) && err == nil; n += more {
+		more, err = s.file.ReadAt(p[n:min(len(p), n+piece)], at+int64(n))
+		s.got(more)
+	}
+	return n, err
+}
+
+func (s source) got(n int) {
+	if n > 0 && s.alive != nil {
+		s.alive()
+	}
 }
 
 // find looks through the folders a data set may lie in, and takes the first that holds all of its files.
@@ -175,7 +208,7 @@ func (p place) read() (set *Set, m packedManifest, files []FileInfo, err error) 
 		if stat, err := os.Stat(p.packed); err == nil {
 			info.Bytes = stat.Size()
 		}
-		if set, m, err = readPacked(p.packed); err != nil {
+		if set, m, err = readPacked(p.packed, p.alive); err != nil {
 			info.Verdict = verdict(p.packed, err)
 			return nil, m, []FileInfo{info}, err
 		}
@@ -190,7 +223,7 @@ func (p place) read() (set *Set, m packedManifest, files []FileInfo, err error) 
 		if stat, err := os.Stat(path); err == nil {
 			info.Bytes = stat.Size()
 		}
-		content, err := readContent(path, f.Bytes)
+		content, err := readContent(path, f.Bytes, p.alive)
 		if err == nil {
 			info.SHA256 = fmt.Sprintf("%x", sha256.Sum256(content))
 			err = decodeFile(set, p.spec, i, path, content)
@@ -230,7 +263,7 @@ func together(problems []error) error {
 
 // readContent reads a file, plain or gzip, whose content must have exactly this many bytes. It never holds more than that, whatever
 // the file claims.
-func readContent(path string, bytes int64) ([]byte, error) {
+func readContent(path string, bytes int64, alive func()) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, anynetx.Inputf("%s cannot be read: %w; check that it is there and its permissions", path, err)
@@ -239,7 +272,7 @@ func readContent(path string, bytes int64) ([]byte, error) {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return nil, anynetx.Inputf("%s is not a file that can be read; fetch it again", path)
 	}
-	return readAll(path, f, bytes)
+	return readAll(path, source{f, alive}, bytes)
 }
 
 func readAll(path string, from io.Reader, size int64) ([]byte, error) {

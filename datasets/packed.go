@@ -58,7 +58,7 @@ func (m packedManifest) sections(size int64) ([4]int64, bool) {
 	return s, s[0]+s[1]+s[2]+s[3] == size
 }
 
-func readPacked(path string) (*Set, packedManifest, error) {
+func readPacked(path string, alive func()) (*Set, packedManifest, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, packedManifest{}, anynetx.Inputf("%s cannot be read: %w; check its permissions", path, err)
@@ -68,7 +68,7 @@ func readPacked(path string) (*Set, packedManifest, error) {
 	if err != nil || !info.Mode().IsRegular() {
 		return nil, packedManifest{}, anynetx.Inputf("%s is not a file that can be read; prepare it again", path)
 	}
-	return decodePacked(path, f, info.Size())
+	return decodePacked(path, source{f, alive}, info.Size())
 }
 
 // decodePacked reads a packed file of this size. Memory is bounded by the size, whatever the manifest claims.

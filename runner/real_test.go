@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"bytes"
 	"fmt"
 	"image"
 	"image/color"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"anynetx/bindings"
 	"anynetx/datasets"
@@ -149,6 +151,41 @@ func TestRealTrainingKilledAndResumed(t *testing.T) {
 	other := writeStudy(t, strings.Replace(realStudy, "seed: 5", "seed: 6", 1))
 	if len(differences(want, undisturbed(t, other, 2, data))) != 4*realRuns {
 		t.Error("another seed gives the same bytes")
+	}
+}
+
+// A worker that loads a data set says so, and not more than twice a second.
+func TestLoadingIsHeard(t *testing.T) {
+	needCPU(t)
+	study, err := ParseStudy([]byte(realStudy), "real.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := squares(t)
+	plan, err := NewPlan(study, DescribeData(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	w := &worker{WorkerOptions: WorkerOptions{Device: "cpu", DataDir: data, Stdout: &said}, store: newStore("", plan)}
+	trainers, err := w.openTrainers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer trainers.Close()
+	runs, err := plan.Runs(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	training, err := trainers.Open(runs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	training.Close()
+	n := strings.Count(said.String(), `"kind":"loading"`)
+	if most := 1 + int(time.Since(begin)/(500*time.Millisecond)); n < 1 || n > most {
+		t.Errorf("said %d times, want 1 to %d: %s", n, most, said.String())
 	}
 }
 

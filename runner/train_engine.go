@@ -23,6 +23,7 @@ type engineTrainers struct {
 	dataDir string
 	cache   []*cachedData // most recently used last
 	keep    int64         // bytes of it; those in use stay however large they are
+	alive   func()        // told while data are loaded; nil: nobody listens
 }
 
 type cachedData struct {
@@ -65,7 +66,7 @@ func OpenEngine(o WorkerOptions, p *Plan) (Trainers, error) {
 			return nil, fmt.Errorf("task %s, device %s: %w", p.Tasks[i].Name, o.Device, err)
 		}
 	}
-	return &engineTrainers{context: context, seed: p.Seed, dataDir: o.DataDir, keep: dataCacheBytes, where: Provenance{Backend: backend, Device: fmt.Sprintf("%s:%d", backend, index),
+	return &engineTrainers{context: context, seed: p.Seed, dataDir: o.DataDir, alive: o.loading, keep: dataCacheBytes, where: Provenance{Backend: backend, Device: fmt.Sprintf("%s:%d", backend, index),
 		DeviceName: context.Info().Name, Library: library.SHA256, Threads: o.Threads}}, nil
 }
 
@@ -174,7 +175,7 @@ func (e *engineTrainers) loadOne(t *Task, wanted map[string]bool) (*engine.Data,
 		e.cache = append(slices.Delete(e.cache, i, i+1), c)
 		return c.data, nil
 	}
-	set, err := datasets.Open(t.Dataset, e.dataDir)
+	set, err := datasets.OpenTelling(t.Dataset, e.dataDir, e.alive)
 	if err != nil {
 		return nil, err
 	}

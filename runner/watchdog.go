@@ -29,6 +29,12 @@ func (w *watchdog) hear(s *slot, m *Message, now time.Time) {
 			w.runs = map[string]*watched{}
 		}
 		w.runs[m.RunID] = &watched{slot: s, heard: now, steps: m.Steps, expect: m.Expect}
+	case "loading": // no run of the process that has yet to make its first step can be blamed for waiting
+		for _, r := range w.runs {
+			if r.slot == s && r.steps == 0 {
+				r.heard = now
+			}
+		}
 	case "end":
 		delete(w.runs, m.RunID)
 	}

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -34,6 +35,34 @@ func TestWatchdog(t *testing.T) {
 		}
 		if (len(got) > 0) != c.hangs {
 			t.Errorf("%s: %+v", c.name, got)
+		}
+	}
+	// A data set may take as long as it likes to load, as long as it comes: for those that wait for it.
+	loading := watchdog{limits: limits}
+	loading.hear(s, &Message{Kind: "start", RunID: "waits"}, second(0))
+	loading.hear(&slot{}, &Message{Kind: "start", RunID: "of another process"}, second(0))
+	loading.hear(s, &Message{Kind: "progress", RunID: "steps", Steps: 5, Expect: 30}, second(0))
+	for at := 0.0; at <= 600; at++ {
+		var got []string
+		for _, h := range loading.overdue(second(at)) {
+			got = append(got, h.runID)
+		}
+		slices.Sort(got)
+		var want []string
+		if at > 100 {
+			want = append(want, "of another process")
+		}
+		if at > 300 {
+			want = append(want, "steps")
+		}
+		if at > 500 { // nothing came since 400
+			want = append(want, "waits")
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("loading until 400: %v hang at %v s, want %v", got, at, want)
+		}
+		if at <= 400 {
+			loading.hear(s, &Message{Kind: "loading"}, second(at))
 		}
 	}
 	// While the coordinator itself is stopped, nobody is judged by the silence.

@@ -36,6 +36,7 @@ type WorkerOptions struct {
 	Stderr io.Writer // where native code writes too; marks go there, see markBegins; nil: none
 
 	Trainers func(WorkerOptions, *Plan) (Trainers, error) // nil: engine's
+	loading  func()                                       // for Trainers to call as they get on with loading data; nil: nobody listens
 	Hook     func(point string) error                     // for tests: told of the steps of commits and checkpoints, may make them fail
 }
 
@@ -44,7 +45,7 @@ var ErrStopped = errors.New("stopped before the study was complete; the same com
 
 // Message is a line from a worker to its coordinator.
 type Message struct {
-	Kind      string  `json:"kind"` // ready, start, progress, epoch, trained, end, waiting, fatal
+	Kind      string  `json:"kind"` // ready, start, loading, progress, epoch, trained, end, waiting, fatal
 	Slot      int     `json:"slot"`
 	RunID     string  `json:"run_id,omitempty"`
 	Task      string  `json:"task,omitempty"`
@@ -86,7 +87,8 @@ type worker struct {
 	mu     sync.Mutex // of what follows, and of messages
 	images int64
 	native time.Duration
-	busy   float64 // seconds
+	busy   float64   // seconds
+	loaded time.Time // the last word of it
 }
 
 // Work leases runs from a study folder and trains them until none is left, or until it is asked to stop (ErrStopped).
@@ -152,10 +154,25 @@ func (w *worker) halt() { w.halting.Do(func() { close(w.stop) }) }
 
 // openTrainers takes the device into use once more.
 func (w *worker) openTrainers() (Trainers, error) {
+	o := w.WorkerOptions
+	o.loading = w.loads
 	if w.Trainers != nil {
-		return w.Trainers(w.WorkerOptions, w.store.Plan)
+		return w.Trainers(o, w.store.Plan)
 	}
-	return OpenEngine(w.WorkerOptions, w.store.Plan)
+	return OpenEngine(o, w.store.Plan)
+}
+
+// loads says, not too often, that data are coming in.
+func (w *worker) loads() {
+	w.mu.Lock()
+	recent := time.Since(w.loaded) < 500*time.Millisecond
+	if !recent {
+		w.loaded = time.Now()
+	}
+	w.mu.Unlock()
+	if !recent {
+		w.send(Message{Kind: "loading"})
+	}
 }
 
 func (w *worker) stopping() bool {

@@ -38,8 +38,10 @@ func studyCommand() *cli.Command {
 					"It reads the folder alone, so it works on any machine that sees it. With --serve it shows the study in a browser until Ctrl-C, whoever works on it.",
 				Flags: []cli.Flag{asJSON, serveFlag()}, Action: studyStatus},
 			{Name: "compact", Usage: "put the many small files of a study's tables into few", ArgsUsage: "DIR",
-				Description: "Example:\n\nanynetx study compact study-quick\n\nThe rows stay the same. Do it when the study is finished, or stopped.",
-				Flags:       []cli.Flag{asJSON}, Action: studyCompact},
+				Description: "Example:\n\nanynetx study compact study-quick\n\nThe rows stay the same. Do it when the study is finished, or stopped.\n" +
+					"A study that an earlier version began may hold files with and without columns that have come since. `status` and `analyze` read both; readers that\n" +
+					"take all files of a glob to have the columns of the first, such as DuckDB, need this first: afterwards every file has the columns of today.",
+				Flags: []cli.Flag{asJSON}, Action: studyCompact},
 		}, failureCommands()...),
 	}
 }
