@@ -30,7 +30,7 @@ struct Timer {
 #if defined(__CUDACC__)
       if (!right(cudaLaunchKernel(reinterpret_cast<const void *>(kernel), dim3(grid), dim3(threads), pointers, 0, context->stream))) return 1;
 #else
-      if (!right(host::enqueue(context->stream, dim3(grid), dim3(threads), 0, [=] { kernel(a); }))) return 1;
+      if (!right(host::enqueue(context->stream, reinterpret_cast<const void *>(kernel), dim3(grid), dim3(threads), 0, [=] { kernel(a); }))) return 1;
 #endif
       if (!right(cudaEventRecord(end, context->stream)) || !right(cudaStreamSynchronize(context->stream))) return 1;
       if (!right(cudaEventElapsedTime(&ms, begin, end))) return 1;

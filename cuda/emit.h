@@ -122,12 +122,13 @@ void Emitter::launch(const char *name, void (*kernel)(Arguments), dim3 grid, int
                          return cudaLaunchKernel(reinterpret_cast<const void *>(kernel), grid, dim3(threads), pointers, shared, stream);
                        },
 #else
-                       [=](cudaStream_t stream) { return host::enqueue(stream, grid, dim3(threads), shared, [=] { kernel(arguments); }); },
+                       [=](cudaStream_t stream) { return host::enqueue(stream, reinterpret_cast<const void *>(kernel), grid, dim3(threads), shared, [=] { kernel(arguments); }); },
 #endif
-                       [=] {
+                       [=, most = int(context->shared_bytes)] {
                          cudaFuncAttributes attributes;
                          cudaError_t e = cudaFuncGetAttributes(&attributes, kernel);
-                         if (e == cudaSuccess && shared > (48 << 10)) e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
+                         // The limit is the kernel's, not the launch's: the device's most, or a smaller launch would take it from a larger one.
+                         if (e == cudaSuccess && shared > (48 << 10)) e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
                          return e;
                        }});
 }

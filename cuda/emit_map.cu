@@ -239,7 +239,7 @@ cudaError_t launch_set_slots(const SetSlots &a, cudaStream_t stream) {
   void *pointers[] = {&copy};
   return cudaLaunchKernel(reinterpret_cast<const void *>(set_slots<void>), dim3(1), dim3(64), pointers, 0, stream);
 #else
-  return host::enqueue(stream, dim3(1), dim3(64), 0, [=] { set_slots<void>(a); });
+  return host::enqueue(stream, reinterpret_cast<const void *>(set_slots<void>), dim3(1), dim3(64), 0, [=] { set_slots<void>(a); });
 #endif
 }
 

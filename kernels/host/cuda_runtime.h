@@ -21,7 +21,9 @@ struct Stream;
 struct Graph;
 struct Event;
 cudaError_t later(Stream *, std::function<cudaError_t()>); // what a library does in a stream
-cudaError_t enqueue(Stream *, dim3 grid, dim3 threads, size_t shared_bytes, std::function<void()> body);
+cudaError_t enqueue(Stream *, const void *kernel, dim3 grid, dim3 threads, size_t shared_bytes, std::function<void()> body);
+cudaError_t allow_shared(const void *kernel, int bytes);
+int compiled_for();
 void note(const char *format, ...) __attribute__((format(printf, 1, 2))); // for who reads ANX_HOST_TRACE
 } // namespace host
 using cudaStream_t = host::Stream *;
@@ -61,6 +63,5 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t, cudaEvent_t);
 cudaError_t cudaEventDestroy(cudaEvent_t);
 cudaError_t cudaGetLastError();
 const char *cudaGetErrorString(cudaError_t);
-template <class F> cudaError_t cudaFuncSetAttribute(F *, cudaFuncAttribute, int) { return cudaSuccess; }
-namespace host { int compiled_for(); }
+template <class F> cudaError_t cudaFuncSetAttribute(F *kernel, cudaFuncAttribute, int bytes) { return host::allow_shared(reinterpret_cast<const void *>(kernel), bytes); }
 template <class F> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, F *) { *a = {1024, host::compiled_for()}; return cudaSuccess; }

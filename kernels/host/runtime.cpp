@@ -80,6 +80,8 @@ size_t shared_most() { // of a block, in the CUDA programming guide's table of c
     default: return 227 << 10;
   }
 }
+// What a launch of a kernel may ask for: 48 KB, until cudaFuncSetAttribute says otherwise. The last word counts, be it more or less.
+std::map<const void *, size_t> &shared_allowed() { static std::map<const void *, size_t> all; return all; }
 bool old_driver() { return getenv("ANX_HOST_OLD_DRIVER"); } // one that knows CUDA 10.1
 size_t memory_limit() { // bytes of the pretended device
   const char *text = getenv("ANX_HOST_MEMORY");
@@ -138,8 +140,19 @@ cudaError_t later(Stream *s, std::function<cudaError_t()> work) {
   s->add(std::move(work));
   return cudaSuccess;
 }
-cudaError_t enqueue(Stream *s, dim3 grid, dim3 threads, size_t shared_bytes, std::function<void()> body) {
-  if (refused() || shared_bytes > shared_most()) return keep(cudaErrorLaunchOutOfResources);
+cudaError_t allow_shared(const void *kernel, int bytes) {
+  if (bytes < 0 || size_t(bytes) > shared_most()) return keep(cudaErrorInvalidValue);
+  std::lock_guard<std::mutex> hold(lock);
+  shared_allowed()[kernel] = size_t(bytes);
+  return cudaSuccess;
+}
+cudaError_t enqueue(Stream *s, const void *kernel, dim3 grid, dim3 threads, size_t shared_bytes, std::function<void()> body) {
+  if (refused()) return keep(cudaErrorLaunchOutOfResources);
+  {
+    std::lock_guard<std::mutex> hold(lock);
+    const auto allowed = shared_allowed().find(kernel);
+    if (shared_bytes > (allowed == shared_allowed().end() ? 48 << 10 : allowed->second)) return keep(cudaErrorInvalidValue);
+  }
   s = streams().named(s);
   if (!s->capturing) note("launch\n");
   const uint64_t number = s->launches++;
@@ -280,6 +293,7 @@ cudaError_t cudaGetLastError() { cudaError_t e = last; last = cudaSuccess; retur
 const char *cudaGetErrorString(cudaError_t e) {
   switch (e) {
     case cudaSuccess: return "no error";
+    case cudaErrorInvalidValue: return "invalid argument";
     case cudaErrorMemoryAllocation: return "out of memory";
     case cudaErrorLaunchFailure: return last_text.c_str();
     case cudaErrorECCUncorrectable: return "uncorrectable ECC error encountered";
