@@ -17,6 +17,7 @@ import (
 	"anynetx/bindings"
 	"anynetx/engine"
 	"anynetx/telemetry"
+	"anynetx/telemetry/nvmltest"
 
 	"go.uber.org/goleak"
 )
@@ -62,6 +63,7 @@ type fakeBehaviour struct {
 	Dead       string // "start": the worker dies before it is ready; "idle": right behind that
 	Crowd      string // file of a crowd, whose trainings have steps by Law
 	Law        float64
+	Takes      int64 // MiB that each of a crowd takes by the word of the driver
 }
 
 func TestMain(m *testing.M) {
@@ -110,7 +112,7 @@ func testWorker(arguments []string) int {
 			fmt.Fprintln(os.Stderr, "no such device")
 			return 70
 		}
-		together := &crowd{file: b.Crowd, step: b.Step, law: b.Law}
+		together := &crowd{file: b.Crowd, step: b.Step, law: b.Law, mib: b.Takes, driver: nvmltest.Driver{Path: os.Getenv("ANX_FAKE_NVML")}}
 		if b.Crowd != "" {
 			b.Step = 0
 		}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,7 +16,7 @@ import (
 )
 
 // Several runs on a GPU, from the driver's word to the worker's lanes: the whole program on a fake driver. How much the GPU does at a time
-// is a law of the trainings, how much memory they take the test tells the driver.
+// is a law of the trainings, and how much memory they take they tell the driver.
 
 // crowd is what the trainings of a process share.
 type crowd struct {
@@ -23,6 +24,19 @@ type crowd struct {
 	file string        // where each training writes a line as it begins: how many there are
 	step time.Duration // of one alone ...
 	law  float64       // ... and of n together, n to this power as long
+
+	mib    int64 // that each takes by the word of the driver; 0: it says nothing
+	mu     sync.Mutex
+	driver nvmltest.Driver
+}
+
+// takes tells the driver what the trainings take.
+func (c *crowd) takes() {
+	if c.mib > 0 {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.driver.Set(0, fmt.Sprint("proc:", os.Getpid()), c.mib*c.now.Load())
+	}
 }
 
 type crowdedTrainers struct {
@@ -42,6 +56,7 @@ func (c crowdedTrainers) Open(r *PlannedRun) (Training, error) {
 	}
 	defer f.Close()
 	fmt.Fprintln(f, c.crowd.now.Add(1))
+	c.crowd.takes()
 	t, err := c.Trainers.Open(r)
 	return crowdedTraining{t, c.crowd}, err
 }
@@ -53,6 +68,7 @@ func (c crowdedTraining) Step() error {
 
 func (c crowdedTraining) Close() {
 	c.crowd.now.Add(-1)
+	c.crowd.takes()
 	c.Training.Close()
 }
 
@@ -61,31 +77,31 @@ func TestPacking(t *testing.T) {
 	tasks, _, _ := strings.Cut(faultStudy, "tasks:\n")
 	// Runs that last longer than the test.
 	study := writeStudy(t, tasks+"tasks:\n  - {name: only, dataset: one, classes: 6, epochs: 1, train_images: 1600000, replicates: 2}\n")
-	start := func(law float64) *packedStudy {
+	start := func(law float64, mib int64) *packedStudy {
 		p := &packedStudy{t: t, dir: t.TempDir(), file: filepath.Join(t.TempDir(), "crowd"), driver: nvmltest.New(t)}
 		p.driver.Set(0, "power_w", 200)
-		b := fakeBehaviour{Need: 6 << 30, Crowd: p.file, Law: law, Step: 50 * time.Millisecond}
+		b := fakeBehaviour{Need: 6 << 30, Crowd: p.file, Law: law, Takes: mib, Step: 50 * time.Millisecond}
 		p.coordinatorProcess = startStudy(t, study, p.dir, 0, append(onDriver(p.driver, nvmltest.UUID(0), b), timingVariable+"=2s,500ms", "ANX_RUNNER_TEST_EVERY=1h")...)
 		t.Cleanup(func() { p.Process.Kill() })
 		return p
 	}
-	pays, planned, slows := start(-2), start(-2), start(3) // side by side
+	pays, planned, slows := start(-2, 10<<10), start(-2, 0), start(3, 0) // side by side
 
 	// 6 GiB are planned for a run, 10 are seen, 31.4 are to be had: a fourth is wanted and does not fit.
-	pays.until("4 lanes at a time are tried", func() { pays.takes(10 << 10) })
+	pays.until("4 lanes at a time are tried")
 	time.Sleep(time.Second)
 	if list := pays.began(); len(list) != 3 {
 		t.Errorf("trainings began as number %v, want 3", list)
 	}
 	// The control: by the plan it does.
-	planned.until("4 lanes at a time are tried", func() {})
+	planned.until("4 lanes at a time are tried")
 	eventually(t, "the fourth", func() bool { return len(planned.began()) >= 4 })
 	if text := fmt.Sprint(pays.decisions(), planned.decisions()); strings.Contains(text, "2 lanes at a time do 0.") {
 		t.Errorf("what pays is undone: %s", text)
 	}
 
 	// Where there were two that slow each other down, one stays.
-	slows.until("2 lanes at a time do 0.", func() {})
+	slows.until("2 lanes at a time do 0.")
 	status, err := Status(slows.dir)
 	if err != nil || len(status.Active) != 2 {
 		t.Fatalf("%+v %v", status, err)
@@ -115,7 +131,7 @@ func TestGroupOnAGPU(t *testing.T) {
 		timingVariable+"=1s,500ms", "ANX_RUNNER_TEST_EVERY=1h", groupVariable+"=0")...)
 	t.Cleanup(func() { p.Process.Kill() })
 	// 31.75 GiB are to be had, 6 are planned for a run: there is no room for a second lane, which is tried nevertheless.
-	p.until("2 lanes at a time are tried", func() {})
+	p.until("2 lanes at a time are tried")
 	time.Sleep(time.Second)
 	status, err := Status(p.dir)
 	if err != nil || len(status.Active) != 5 {
@@ -142,13 +158,6 @@ type packedStudy struct {
 	driver    *nvmltest.Driver
 }
 
-// takes tells the driver what each training takes.
-func (p *packedStudy) takes(mib int64) {
-	for _, pid := range workersOf(p.Process.Pid) {
-		p.driver.Set(0, fmt.Sprint("proc:", pid), mib*int64(len(p.began())))
-	}
-}
-
 // began lists the trainings that began: how many there were then.
 func (p *packedStudy) began() (list []int64) {
 	data, _ := os.ReadFile(p.file)
@@ -160,10 +169,9 @@ func (p *packedStudy) began() (list []int64) {
 }
 
 // until waits for a decision.
-func (p *packedStudy) until(says string, meanwhile func()) {
+func (p *packedStudy) until(says string) {
 	p.t.Helper()
 	eventually(p.t, says, func() bool {
-		meanwhile()
 		time.Sleep(50 * time.Millisecond)
 		return strings.Contains(fmt.Sprint(p.decisions()), says)
 	})

@@ -14,6 +14,7 @@ type packing struct {
 
 	now    int             // lanes at a time
 	rates  map[int]measure // by lanes at a time
+	looked time.Time       // the last time
 	began  time.Time       // of the measurement under way
 	before float64         // work done then
 }
@@ -26,6 +27,7 @@ type measure struct {
 const (
 	worthIt    = 1.05             // one run more must raise the rate so much
 	staysValid = 30 * time.Minute // a rate; runs and neighbours change
+	missedLook = 2 * time.Second  // between two looks: the machine, or the coordinator, stood still, and nothing was measured
 )
 
 func (p *packing) models() int { return max(p.now, 1) }
@@ -38,7 +40,9 @@ func (p *packing) observe(now time.Time, training int, work float64) (reason str
 	}
 	p.now = p.models()
 	window := cmp.Or(p.window, 30*time.Second)
-	if training != p.now { // only full lanes are measured
+	gap := now.Sub(p.looked)
+	p.looked = now
+	if training != p.now || gap > missedLook { // only full lanes are measured, and no time in which nobody looked
 		p.began = time.Time{}
 		return "", false
 	}

@@ -50,9 +50,24 @@ func TestPackingFindsTheBest(t *testing.T) {
 			t.Errorf("%v: %d lanes at a time, want %d", c.rate, p.models(), c.want)
 		}
 	}
+	// Nothing is concluded from time in which the machine stood still, however it falls.
+	p := &packing{most: 3, window: 30 * time.Second}
+	now, work := time.Unix(1e9, 0), 0.0
+	for i := range 600 {
+		now = now.Add(time.Second)
+		work += float64(p.models())
+		if i%50 == 49 {
+			now = now.Add(time.Minute)
+		}
+		if reason, changed := p.observe(now, p.models(), work); changed && !strings.Contains(reason, "tried") {
+			t.Fatal(reason)
+		}
+	}
+	if p.models() != 3 {
+		t.Errorf("%d lanes at a time, want 3", p.models())
+	}
 	// What is not full is not measured.
-	p := &packing{window: 30 * time.Second}
-	now := time.Unix(1e9, 0)
+	p, now = &packing{window: 30 * time.Second}, time.Unix(1e9, 0)
 	for i := range 300 {
 		now = now.Add(time.Second)
 		if reason, changed := p.observe(now, min(i%20, 1), float64(i)); changed {

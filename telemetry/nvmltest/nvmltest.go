@@ -5,26 +5,25 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 )
 
-// Driver is the state of the fake driver: what its next calls answer.
+// Driver is the state of the fake driver: what its next calls answer. It is a file, so a process of a test can have its own Driver of the
+// same Path; one of them sets values at a time.
 type Driver struct {
-	t     testing.TB
-	Path  string
-	mu    sync.Mutex
-	lines []string
-	xids  int
+	t    testing.TB
+	Path string
+	mu   sync.Mutex
+	xids int
 }
 
 // New makes a driver with 8 GPUs in good health. Processes that have its environment (Environment) use it.
 func New(t testing.TB) *Driver {
 	t.Helper()
 	d := &Driver{t: t, Path: filepath.Join(t.TempDir(), "driver")}
-	d.write()
+	d.write("")
 	return d
 }
 
@@ -60,11 +59,18 @@ func (d *Driver) Environment() []string {
 // Set changes a value of a GPU; see telemetry/fake/nvml.c for the keys.
 func (d *Driver) Set(gpu int, key string, value int64) {
 	d.mu.Lock()
-	prefix := fmt.Sprintf("%d %s ", gpu, key)
-	d.lines = slices.DeleteFunc(d.lines, func(l string) bool { return strings.HasPrefix(l, prefix) })
-	d.lines = append(d.lines, fmt.Sprintf("%s%d", prefix, value))
-	d.mu.Unlock()
-	d.write()
+	defer d.mu.Unlock()
+	before, err := os.ReadFile(d.Path)
+	if err != nil {
+		panic(err)
+	}
+	prefix, text := fmt.Sprintf("%d %s ", gpu, key), ""
+	for line := range strings.Lines(string(before)) {
+		if !strings.HasPrefix(line, prefix) {
+			text += line
+		}
+	}
+	d.write(fmt.Sprintf("%s%s%d\n", text, prefix, value))
 }
 
 // XID makes the driver report an error of a GPU, once.
@@ -76,14 +82,11 @@ func (d *Driver) XID(gpu int, xid int64) {
 // UUID of a GPU.
 func UUID(gpu int) string { return fmt.Sprintf("GPU-%08x-fake-0000-0000-000000000000", gpu) }
 
-func (d *Driver) write() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	text := strings.Join(d.lines, "\n") + "\n"
+func (d *Driver) write(text string) {
 	if err := os.WriteFile(d.Path+".new", []byte(text), 0o666); err != nil {
-		d.t.Fatal(err)
+		panic(err)
 	}
 	if err := os.Rename(d.Path+".new", d.Path); err != nil {
-		d.t.Fatal(err)
+		panic(err)
 	}
 }
