@@ -57,7 +57,7 @@ type fakeBehaviour struct {
 	Slow       string // architecture whose steps take SlowStep
 	SlowStep   time.Duration
 	Stop       string // the first run of this task to come so far stops its own process by SIGSTOP
-	Hold       string // while this file is there a step takes a second: tests decide when work goes on, see hold ...
+	Hold       string // while this file is there a step takes seconds: tests decide when work goes on, see hold ...
 	HoldTask   string // ... of this task, or of all
 	Device     string `json:"-"` // of the worker
 	Dead       string // "start": the worker dies before it is ready; "idle": right behind that
@@ -152,14 +152,17 @@ func (h heldTrainers) Open(r *PlannedRun) (Training, error) {
 }
 
 func (h heldTraining) Step() error {
-	holdOn(h.file)
+	holdOn(h.file, h.Position())
 	return h.Training.Step()
 }
 
-// holdOn waits for a second while the file is there.
-func holdOn(file string) {
-	for begin := time.Now(); exists(file) && time.Since(begin) < time.Second; {
-		time.Sleep(5 * time.Millisecond)
+// holdOn waits while the file is there: for a second at a run's first step, so that a request to stop is soon obeyed, for a second longer at
+// each that follows, and for ten at most. So a run of thirty steps lasts for longer than any test waits.
+func holdOn(file string, at engine.Position) {
+	const tick = 5 * time.Millisecond
+	longest := time.Second * time.Duration(min(10, at.Epoch*at.StepsPerEpoch+at.Step+1))
+	for waited := time.Duration(0); exists(file) && waited < longest; waited += tick { // not by the clock, which goes on while the machine stands still
+		time.Sleep(tick)
 	}
 }
 
@@ -173,7 +176,7 @@ func (b fakeBehaviour) trainers(seed uint64) fakeTrainers {
 			return errors.New("an illegal instruction was encountered")
 		}
 		if b.Hold != "" && (b.HoldTask == "" || b.HoldTask == r.Task.Name) {
-			holdOn(b.Hold)
+			holdOn(b.Hold, p)
 		}
 		if b.Slow != "" && r.Member.ID == b.Slow {
 			time.Sleep(b.SlowStep)
