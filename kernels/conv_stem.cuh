@@ -177,7 +177,7 @@ template <class Source> __global__ void __launch_bounds__(stem_threads, 2) conv_
     stem_see(seen, t, s, a.source, image, row0, column0);
     __syncthreads(); // filters and what the tile sees are there; the staged tile before has been read
     stem_spread(rows, seen, t, s, row0, column0);
-    __syncwarp(); // keeps the loads of a warp behind its rows: they are those that it fills itself
+    __syncwarp(); // a warp fills the rows that it loads
     float acc[8][4] = {};
 #pragma unroll 1
     for (int j = 0; j < t.depth16; j += 16) {

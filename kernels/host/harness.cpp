@@ -226,6 +226,7 @@ bool run_block(Block &b) {
   block = &b;
   for (unsigned i = 0; i < b.threads; i++) reset(b.fibers[i]);
   if (b.shared_bytes) memset(b.shared, 0xff, b.shared_bytes);
+  races::start_block(b.shared, b.shared_bytes);
   for (;;) {
     run_to_barrier(b);
     if (b.failed) return false;
@@ -246,6 +247,7 @@ bool run_block(Block &b) {
       if (f.site != site) return fault_in_block(b, "threads wait at different barriers");
       f.state = State::ready;
     }
+    races::block_met();
   }
 }
 
@@ -321,13 +323,18 @@ void meet(unsigned mask, const Site *site, void *payload, void (*operation)(void
 }
 
 void sync_warp(unsigned mask, const Site *site) {
-  if (!without.names(site)) meet(mask, site, nullptr, [](void **, const void *) {});
+  if (without.names(site)) return;
+  meet(mask, site, nullptr, [](void **, const void *mask) {
+    if (*static_cast<const unsigned *>(mask) == 0xffffffffu) races::warp_met(current->number / 32);
+  }, &mask);
 }
 
 void copy_async(void *to, const void *from, unsigned bytes, unsigned valid) {
   if ((bytes != 4 && bytes != 8 && bytes != 16) || valid > bytes) fault("an asynchronous copy of %u bytes, %u of them valid", bytes, valid);
   if (reinterpret_cast<uintptr_t>(to) % bytes || reinterpret_cast<uintptr_t>(from) % bytes) fault("an asynchronous copy of %u bytes is misaligned", bytes);
   memset(to, 0xff, bytes);
+  races::copy_starts(to, bytes);
+  if (valid) races::read(from, valid);
   if (valid < bytes) { // the rest becomes zeros: two pieces, both late
     current->copies.push_back({static_cast<char *>(to) + valid, nullptr, bytes - valid, current->committed});
     bytes = valid;
@@ -348,6 +355,7 @@ void wait_copies(unsigned groups_left) {
   copies.resize(kept);
   while (!due.empty()) {
     const unsigned i = block->random.below(unsigned(due.size()));
+    races::copy_ends(due[i].to, due[i].bytes);
     if (due[i].from) memcpy(due[i].to, due[i].from, due[i].bytes);
     else memset(due[i].to, 0, due[i].bytes);
     due[i] = due.back();
@@ -391,6 +399,7 @@ bool run_grid(dim3 grid, dim3 threads, size_t shared_bytes, uint64_t seed, const
   while (std::gcd(step, blocks) != 1);
   uint64_t at = b.random.below(unsigned(blocks < 1u << 30 ? blocks : 1u << 30));
   bool right = true;
+  races::start_launch();
   for (uint64_t i = 0; i < blocks && right; i++, at = (at + step) % blocks) {
     b.index = dim3(unsigned(at % grid.x), unsigned(at / grid.x % grid.y), unsigned(at / grid.x / grid.y));
     right = run_block(b);

@@ -8,9 +8,9 @@
 // An asynchronous copy happens as late as CUDA allows, in random order, and its destination holds NaNs until then.
 //
 // What it finds: missing barriers, also those that warps which go in step would never need, divergent barriers and collectives, deadlocks,
-// missing waits, reads of unwritten memory, addresses outside a buffer, misaligned vectors of ldmatrix and cp.async. What it cannot find:
-// races inside a warp that random order does not upset, bank conflicts, registers, the real rounding of tensor cores (accumulation here is
-// float, in the order of k). ANX_HOST_WITHOUT=conv_stem.cuh:80 leaves out the __syncthreads or __syncwarp of that line.
+// missing waits, reads of unwritten memory, addresses outside a buffer, misaligned vectors of ldmatrix and cp.async; built with ANX_RACES also
+// every race that a schedule would have to bring to light, in a warp, a block or between blocks (races.h). What it cannot find:
+// bank conflicts, registers, the real rounding of tensor cores (accumulation here is float, in the order of k). ANX_HOST_WITHOUT=conv_stem.cuh:80 leaves out the __syncthreads or __syncwarp of that line.
 //
 // A fault ends the launch, whose error is the stream's from then on (cudaErrorLaunchFailure); host::last_fault() has its text.
 #pragma once
@@ -21,6 +21,7 @@
 #include <cmath>
 #include <functional>
 #include <vector>
+#include "races.h"
 
 struct dim3 {
   unsigned x, y, z;
@@ -104,7 +105,7 @@ template <class T> struct Exchange { T in, out; int lane; };
 
 template <class T, class Source> T shuffle(unsigned mask, T value, const Site *site, Source source, int argument) {
   Exchange<T> mine{value, value, argument};
-  meet(mask, site, &mine, [](void **lanes, const void *from) {
+  meet(mask, site, &mine, [](void **lanes, const void *from) HOST_UNSEEN {
     const Source &source = *static_cast<const Source *>(from);
     for (int i = 0; i < 32; i++) {
       if (!lanes[i]) continue;
@@ -120,7 +121,7 @@ template <class T, class Source> T shuffle(unsigned mask, T value, const Site *s
 
 template <class T> T reduce(unsigned mask, T value, const Site *site, T (*join)(T, T)) {
   Exchange<T> mine{value, value, 0};
-  meet(mask, site, &mine, [](void **lanes, const void *f) {
+  meet(mask, site, &mine, [](void **lanes, const void *f) HOST_UNSEEN {
     T (*join)(T, T) = *static_cast<T (*const *)(T, T)>(f);
     bool first = true;
     T all{};
@@ -171,11 +172,19 @@ inline unsigned vote(unsigned mask, int predicate, const Site *site) {
 #define __reduce_max_sync(m, v) host::reduce<unsigned>(m, v, HOST_SITE, [](unsigned a, unsigned b) { return a > b ? a : b; })
 
 // Fibers change places nowhere in these, so plain arithmetic is atomic.
-template <class T, class U> T atomicAdd(T *at, U value) { T old = *at; *at = T(old + value); return old; }
-template <class T, class U> T atomicMax(T *at, U value) { T old = *at; if (T(value) > old) *at = T(value); return old; }
-template <class T, class U> T atomicOr(T *at, U value) { T old = *at; *at = T(old | value); return old; }
-template <class T, class U> T atomicExch(T *at, U value) { T old = *at; *at = T(value); return old; }
-template <class T, class U, class V> T atomicCAS(T *at, U expected, V value) { T old = *at; if (old == T(expected)) *at = T(value); return old; }
+namespace host {
+template <class T, class F> HOST_UNSEEN T atomic(T *at, F value) {
+  races::touch_atomically(at, sizeof(T));
+  const T old = *at;
+  *at = value(old);
+  return old;
+}
+} // namespace host
+template <class T, class U> T atomicAdd(T *at, U value) { return host::atomic(at, [=](T old) { return T(old + value); }); }
+template <class T, class U> T atomicMax(T *at, U value) { return host::atomic(at, [=](T old) { return T(value) > old ? T(value) : old; }); }
+template <class T, class U> T atomicOr(T *at, U value) { return host::atomic(at, [=](T old) { return T(old | value); }); }
+template <class T, class U> T atomicExch(T *at, U value) { return host::atomic(at, [=](T) { return T(value); }); }
+template <class T, class U, class V> T atomicCAS(T *at, U expected, V value) { return host::atomic(at, [=](T old) { return old == T(expected) ? T(value) : old; }); }
 inline void __threadfence() {}
 template <class T> T __ldg(const T *at) { return *at; }
 inline int __popc(unsigned v) { return __builtin_popcount(v); }

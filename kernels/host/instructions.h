@@ -13,7 +13,7 @@ template <class T> float half_of(uint32_t pair, int high) { return widen(uint16_
 // a[i]: row r + 8 (i & 1), k = 2 t + {0, 1} + 8 (i >> 1);  b[i]: k = 2 t + {0, 1} + 8 i, column r;  d[i]: row r + 8 (i >> 1), column 2 t + (i & 1).
 template <class T, int K> void mma(float *d, const uint32_t *a, const uint32_t *b, const Site *site) {
   struct Fragments { float *d; const uint32_t *a, *b; } mine{d, a, b};
-  meet(0xffffffffu, site, &mine, [](void **lanes, const void *) {
+  meet(0xffffffffu, site, &mine, [](void **lanes, const void *) HOST_UNSEEN {
     float A[16][K], B[8][K];
     for (int l = 0; l < 32; l++) {
       auto *x = static_cast<Fragments *>(lanes[l]);
@@ -40,7 +40,7 @@ template <class T, int K> void mma(float *d, const uint32_t *a, const uint32_t *
 // transposed, 4 rows, 4 columns from e / 4 * 4 on at k = e % 4.
 template <bool transposed> void mma_k4(float *d, const uint32_t *a, const uint32_t *b, const Site *site) {
   struct Fragments { float *d; const uint32_t *a, *b; } mine{d, a, b};
-  meet(0xffffffffu, site, &mine, [](void **lanes, const void *) {
+  meet(0xffffffffu, site, &mine, [](void **lanes, const void *) HOST_UNSEEN {
     for (int q = 0; q < 4; q++) {
       const auto of = [&](int e) { return static_cast<Fragments *>(lanes[q * 4 + e % 4 + e / 4 * 16]); };
       float A[8][4], B[8][4];
@@ -64,8 +64,9 @@ template <bool transposed> void mma_k4(float *d, const uint32_t *a, const uint32
 // count 8x8 matrices of 16-bit values; lane 8 m + i names row i of matrix m.
 template <int count, bool transposed> void ldmatrix(uint32_t *registers, const void *row, const Site *site) {
   struct Load { uint32_t *registers; const char *row; } mine{registers, static_cast<const char *>(row)};
-  meet(0xffffffffu, site, &mine, [](void **lanes, const void *) {
+  meet(0xffffffffu, site, &mine, [](void **lanes, const void *) HOST_UNSEEN {
     auto load = [&](int l) { return static_cast<Load *>(lanes[l]); };
+    for (int l = 0; l < 8 * count; l++) races::read_by_warp(load(l)->row, 16);
     for (int m = 0; m < count; m++)
       for (int l = 0; l < 32; l++) {
         if (reinterpret_cast<uintptr_t>(load(m * 8 + l % 8)->row) % 16) fault("a row of ldmatrix is not aligned to 16 bytes");

@@ -203,6 +203,7 @@ cudaError_t cudaMalloc(void **out, size_t bytes) {
   char *data = base + room - usable;
   memset(data, 0xff, usable);
   allocations()[data] = {base, room + page, bytes};
+  races::watch(data, usable);
   *out = data;
   return cudaSuccess;
 }
@@ -217,6 +218,7 @@ cudaError_t cudaFree(void *data) {
       fprintf(stderr, "harness: a byte behind the end of a buffer of %zu bytes was written\n", a.bytes);
       abort();
     }
+  races::forget(data);
   munmap(a.base, a.mapped);
   allocations().erase(at);
   return cudaSuccess;

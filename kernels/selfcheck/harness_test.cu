@@ -62,6 +62,51 @@ void misaligned(Arguments a) {
   ldmatrix(4, r, reinterpret_cast<char *>(&s) + threadIdx.x * 16 + a.wrong * 8);
 }
 
+#if defined(HOST_RACES)
+alignas(4096) float device[4096];
+
+void rows(Arguments a) { // needs its __syncwarp
+  ANX_SHARED(Words, s);
+  uint32_t r[4];
+  s.v[threadIdx.x] = {threadIdx.x, 0, 0, 0};
+  if (!a.wrong) __syncwarp();
+  ldmatrix(4, r, &s.v[threadIdx.x]); // a lane's own row, which others get parts of
+}
+void lanes(Arguments a) { // needs its __syncwarp
+  ANX_SHARED(Words, s);
+  s.v[threadIdx.x].x = threadIdx.x;
+  if (a.wrong) __shfl_xor_sync(0xffffffffu, 1.f, 1);
+  else __syncwarp();
+  a.out[blockIdx.x * 64 + threadIdx.x] = float(s.v[threadIdx.x ^ 1].x);
+}
+void warps(Arguments a) { // needs its __syncthreads
+  float *out = a.out + blockIdx.x * 64;
+  out[threadIdx.x] = 1;
+  if (a.wrong) __syncwarp();
+  else __syncthreads();
+  out[threadIdx.x ^ 32] += 1;
+}
+void copies(Arguments a) { // needs the wait before its barrier
+  ANX_SHARED(Words, s);
+  anx::copy_async(&s.v[threadIdx.x], a.in + 4 * threadIdx.x);
+  anx::commit_copies();
+  if (!a.wrong) anx::wait_copies<0>();
+  __syncthreads();
+  a.out[blockIdx.x * 64 + threadIdx.x] = float(s.v[threadIdx.x ^ 1].x);
+  __syncwarp();
+  anx::wait_copies<0>();
+}
+void blocks_write(Arguments a) { a.out[(a.wrong ? 0 : blockIdx.x * 64) + threadIdx.x] = 1; }
+void blocks_read(Arguments a) {
+  const float seen = a.out[2048 + threadIdx.x];
+  a.out[(a.wrong && blockIdx.x == 1 ? 2048 : blockIdx.x * 64) + threadIdx.x] = seen;
+}
+void count(Arguments a) {
+  atomicAdd(a.out, 1.f);
+  if (a.wrong && threadIdx.x == 0) a.out[64 + blockIdx.x] = a.out[0];
+}
+#endif
+
 int failures = 0;
 void expect(const char *what, bool right) {
   if (!right) failures++;
@@ -104,19 +149,31 @@ int main() {
   for (unsigned seed = 0; seed < 20; seed++) {
     right &= run(overwrite, a, seed);
     const float whole = out[0];
-    run(overwrite, wrong, seed);
-    upset += out[0] != whole || out[32] == 0;
+    upset += !run(overwrite, wrong, seed) || out[0] != whole || out[32] == 0; // a fault where races are one
   }
   expect("a warp that runs ahead shows with most seeds", right && upset >= 10);
   right = run(late_copies, a, 3);
   for (int i = 0; i < 64; i++) right &= out[i] == in[4 * i + 1];
   expect("an asynchronous copy, its rest zeros", right);
-  run(late_copies, wrong, 3);
-  expect("without its wait it is not there", out[0] != out[0] && out[63] != out[63]);
+  expect("without its wait it is not there", !run(late_copies, wrong, 3) || (out[0] != out[0] && out[63] != out[63]));
   expect("copies nobody waits for", faults(never_waits, a, "nobody has waited for"));
   expect("threads at different barriers", faults(divergent_barrier, a, "different barriers"));
   expect("threads that end where others wait", faults(lonely_barrier, a, "ended where others wait"));
   expect("lanes that miss a collective", faults(lonely_collective, a, "has ended") || faults(lonely_collective, a, "deadlock") || !run(lonely_collective, a, 1));
   expect("a misaligned row of ldmatrix", faults(misaligned, wrong, "not aligned"));
+#if defined(HOST_RACES)
+  host::races::watch(device, sizeof device);
+  Arguments on_device{device, in, 0}, wrong_on_device{device, in, 1};
+  right = run(rows, on_device, 1);
+  expect("a __syncwarp orders what a warp stores before ldmatrix", right);
+  expect("without it ldmatrix races", faults(rows, wrong_on_device, "is read with no barrier"));
+  expect("lanes that exchange need a __syncwarp, a shuffle is none", run(lanes, on_device, 1) && faults(lanes, wrong_on_device, "with no barrier"));
+  expect("warps need a __syncthreads, a __syncwarp is none", faults(warps, wrong_on_device, "with no barrier") && run(warps, on_device, 1));
+  expect("what is overwritten has been read", faults(overwrite, wrong, "with no barrier"));
+  expect("a copy that arrives while others read", run(copies, on_device, 1) && faults(copies, wrong_on_device, "being copied to by thread"));
+  expect("blocks that write one place", faults(blocks_write, wrong_on_device, "by another block") && run(blocks_write, on_device, 1));
+  expect("a block that reads what another writes", faults(blocks_read, wrong_on_device, "by another block") && run(blocks_read, on_device, 1));
+  expect("atomics of blocks", run(count, on_device, 1) && faults(count, wrong_on_device, "touched atomically"));
+#endif
   return failures != 0;
 }
