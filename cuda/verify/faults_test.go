@@ -3,6 +3,7 @@ package verify
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -131,6 +132,18 @@ func TestLostDevice(t *testing.T) {
 		wantStatus(t, ctx.Synchronize(), bindings.DeviceLost, "start another process")
 		trainer.Close()
 		ctx.Close()
+	}
+}
+
+// TestLostInACase: a case that loses the device does not take those behind it along, each is run by a process that has one.
+func TestLostInACase(t *testing.T) {
+	onHarness(t)
+	open(t, backend())
+	tests := exec.Command(os.Args[0], "-test.v", "-test.run", "^TestConformance$/^f16$")
+	tests.Env = append(os.Environ(), "ANX_CASES=sgd ", "ANX_EVERY=4", "ANX_HOST_LOSE=5")
+	out, err := tests.CombinedOutput()
+	if lost := strings.Count(string(out), "is lost to this process: uncorrectable"); err == nil || lost < 2 || !strings.Contains(string(out), "cases that agree, by family: map[sgd:1]") {
+		t.Errorf("%v; the device was lost %d times:\n%s", err, lost, out)
 	}
 }
 
