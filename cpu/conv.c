@@ -4,8 +4,6 @@
 #define TILE_FLOATS (192 * 1024)   /* 768 KB: both tiles of a slice stay in a 1 MB second level cache */
 #define WEIGHT_PIXELS 256         /* between sums of lanes; 72 were 14 to 40 % slower, 512 no faster */
 #define STRIDED 32                /* channels of the widest group that conv_strided.c takes */
-#define STRIDED_FLOATS (128 * 1024) /* X and D of a slice of it: half of a 1 MB second level cache */
-#define FEW_FLOATS (24 * 1024)    /* the same with few channels, which ask more of it: 42 -> 50 % of the peak at g = 3 and 28 px */
 #define POINTWISE_FLOATS (128 * 1024)
 #define BUNDLE 8192               /* multiply-adds of vectors in a task */
 #define STEM_FLOATS (128 * 1024)  /* of act(X) */
@@ -140,7 +138,7 @@ static int strided(const anx_conv_plan *p, const anx_op *op) {
 static void plan_strided(anx_conv_plan *p, const anx_op *op) {
   const int backward = op->kind == ANX_CONV_BWD, row = backward ? p->gi * 2 * op->w + p->go * (op->q + 1) : 0;
   p->strided = p->blocks = 1;
-  if (backward) p->rows = least(op->p, most(1, (p->gi <= ANX_STRIDED_FEW ? FEW_FLOATS : STRIDED_FLOATS) / ANX_IMAGES / row));
+  if (backward) p->rows = least(op->p, most(1, TILE_FLOATS / ANX_IMAGES / row));
   p->row_slices = divide_up(op->p, p->rows);
   p->rows = divide_up(op->p, p->row_slices);
   p->row_slices = divide_up(op->p, p->rows);

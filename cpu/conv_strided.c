@@ -5,11 +5,11 @@
  * Forward, of up to 6 channels a group, PB columns of all its outputs go down the map as a strip: each row of the input is activated once, in registers,
  *   and added to the one or two rows of outputs that it is part of. What the strip reads two rows later is fetched on the way.
  * Forward, of more channels, KB output channels x PB columns of a row stay in registers; row by row, so that hardware prefetchers follow.
- * The gradients read D = al G + be Y + de, formed once per slice, with the first row of the next slice and a column of zeros at the right.
+ * The gradients read D = al G + be Y + de, made once per slice, with the first row of the next slice and a column of zeros at the right.
  *   Input gradient: KB channels x PB columns of D give 2 x 2 PB pixels, which meet 1, 2, 2 and 4 taps: no work on zeros.
- *   Weight gradient: even rows of the input meet the middle row of the filter, odd ones the others. For one input channel and KB output channels, 3 KB or
- *   6 KB sums of each lane stay in registers while the rows of a slice go by. The lanes are added when the section's last slice has gone by.
- *   With few channels slices are small: D and X come from the second level cache for each pair of channels, and leave no time for anything else.
+ *   Weight gradient: even rows of the input meet the middle row of the filter, odd ones the others. For one input channel and KB output channels, 9 KB sums of
+ *   each lane stay in registers while the rows of a slice go by, in long runs that hardware prefetchers follow. D is made on the way, but of small maps.
+ *   The lanes are added when the section's last slice has gone by.
  *
  * An output's additions go from row to row and in strips from channel to channel in a row, else from channel to channel and there from row to row; in a
  *   row the middle tap comes first. Those of a batch norm's sums go from pixel to pixel, in strips in each row of outputs, backward in even and in odd
@@ -18,15 +18,15 @@
  *
  * Percent of the FMA peak on a Zen 5 (264 GFLOP/s of one core), batch 16, machine quiet; forward / both gradients / weight gradient alone:
  *        28 px, 128 channels    14 px, 256 channels    7 px, 512 channels
- *   g 1  34 / 20 / 22           27 / 18 / 20           23 / 18 / 16
- *   g 2  56 / 35 / 42           48 / 32 / 40           52 / 33 / 36
- *   g 3  65 / 44 / 51           62 / 41 / 53           70 / 43 / 47
- *   g 4  70 / 52 / 57           69 / 49 / 60           73 / 50 / 54
- *   g 5  75 / 53 / 54           70 / 51 / 56           75 / 54 / 53
- *   g 6  76 / 58 / 57           73 / 56 / 59           83 / 58 / 57
- *   g 7  72 / 61 / 60           73 / 57 / 57           86 / 60 / 59
- *   g 8  75 / 60 / 57           76 / 61 / 63           93 / 62 / 59
- *   g 32 81 / 69 / 59           84 / 71 / 65          109 / 68 / 62
+ *   g 1  34 / 21 / 23           27 / 18 / 22           23 / 17 / 17
+ *   g 2  56 / 37 / 44           48 / 34 / 43           52 / 32 / 35
+ *   g 3  65 / 49 / 56           62 / 43 / 55           70 / 43 / 45
+ *   g 4  70 / 52 / 54           69 / 49 / 55           73 / 50 / 52
+ *   g 5  75 / 58 / 62           70 / 54 / 59           75 / 55 / 55
+ *   g 6  76 / 63 / 68           73 / 60 / 64           83 / 57 / 57
+ *   g 7  72 / 63 / 63           73 / 59 / 64           86 / 60 / 58
+ *   g 8  75 / 64 / 68           76 / 62 / 64           93 / 61 / 59
+ *   g 32 81 / 73 / 68           84 / 74 / 72          109 / 66 / 59
  * What bounds it: docs/performance.md, "Grouped 3x3, stride 2". AVX2 has room for one column of a strip at g = 4 to 6: forward at g = 4 61 -> 59 and 64 -> 53
  *   at 28 and 14 px, g = 6 59 -> 57 and 62 -> 59 beside tiles of the other kind; g = 2 gained 8, g = 3 and 5 -1 to +8.
  */

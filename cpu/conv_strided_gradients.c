@@ -1,38 +1,56 @@
 /* conv_strided_gradients.c - both gradients of what conv_strided.c computes; its header says how, and how fast. */
 #include "strided.h"
 
+#define AHEAD 12 /* pixels of X that are fetched into the first level cache */
+
 #if ANX_ACCUMULATORS >= 24 && VL == 16
 #define KB_GRADIENT 2
 static const int8_t gradient_width[KB_GRADIENT + 1] = {0, 5, 3};
 #define GRADIENT_SIZES(F) F(1, 1) F(1, 2) F(1, 3) F(1, 4) F(1, 5) F(2, 1) F(2, 2) F(2, 3)
-#define KB_WEIGHTS 4
-#define WEIGHT_SIZES(F) F(1) F(2) F(3) F(4)
+#define KB_WEIGHTS 3
+#define WEIGHT_FLOATS (1 << 20) /* whole slices: X is read but few times */
+#define WEIGHT_SIZES(F) F(1) F(2) F(3)
 #else
 #define KB_GRADIENT 1
 static const int8_t gradient_width[KB_GRADIENT + 1] = {0, 2};
 #define GRADIENT_SIZES(F) F(1, 1) F(1, 2)
 #define KB_WEIGHTS 1
+#define WEIGHT_FLOATS (4 * 1024) /* of a channel of X, which each output channel reads anew, from the first level cache */
 #define WEIGHT_SIZES(F) F(1)
 #endif
+
+/* D at offset `at` of a channel, of output channel k. */
+AI vf d_of(const strided_map *m, size_t at, int k) {
+  at += (size_t)k * m->y_c;
+  return m->y ? vfma(vset(m->al[k]), aload(m->g + at), vfma(vset(m->be[k]), aload(m->y + at), vset(m->de[k]))) : aload(m->g + at);
+}
+
+/* Row p of D of output channel k with a zero at its right, of lanes from l on; below the map it is zeros. */
+AI void make_row(const strided_map *m, int k, int p, int l) {
+  const int columns = m->columns;
+  float *d = m->d + (size_t)k * m->d_k + (size_t)p * m->d_row + l;
+  if (p < m->rows + m->below) {
+    const size_t at = (size_t)k * m->y_c + (size_t)(p * columns * 16 + l);
+    const stored *g = m->g + at;
+    if (m->y) {
+      const stored *y = m->y + at;
+      const vf al = vset(m->al[k]), be = vset(m->be[k]), de = vset(m->de[k]);
+      for (int q = 0; q < columns; q++, d += 16, g += 16, y += 16) vstore(d, vfma(al, aload(g), vfma(be, aload(y), de)));
+    } else {
+      for (int q = 0; q < columns; q++, d += 16, g += 16) vstore(d, aload(g));
+    }
+  } else {
+    for (int q = 0; q < columns; q++, d += 16) vstore(d, vzero());
+  }
+  vstore(d, vzero());
+}
 
 /* D of output channels k0..k1-1, with the row below the slice. */
 static void make_d(const strided_map *m, int k0, int k1) {
   for (int k = k0; k < k1; k++) {
-    float *d = m->d + (size_t)k * m->d_k;
-    const stored *g = m->g + (size_t)k * m->y_c, *y = m->y ? m->y + (size_t)k * m->y_c : NULL;
-    const vf al = vset(y ? m->al[k] : 1), be = vset(y ? m->be[k] : 0), de = vset(y ? m->de[k] : 0);
-    for (int p = 0; p < m->rows + m->below; p++, d += 16) {
-      for (int q = 0; q < m->columns; q++, d += 16, g += 16) {
-        if (y) {
-          UNROLL for (int l = 0; l < 16; l += VL) vstore(d + l, vfma(al, aload(g + l), vfma(be, aload(y + l), de)));
-          y += 16;
-        } else {
-          UNROLL for (int l = 0; l < 16; l += VL) vstore(d + l, aload(g + l));
-        }
-      }
-      anx_zero_vectors(d, 1);
+    for (int p = 0; p <= m->rows; p++) {
+      for (int l = 0; l < 16; l += VL) make_row(m, k, p, l);
     }
-    if (!m->below) anx_zero_vectors(d, m->columns + 1);
   }
 }
 
@@ -126,79 +144,99 @@ static void input_gradient(const strided_map *m, int c0, int c1, double *partial
   }
 }
 
-/* A row of the input, of one channel, with the row of D at d, and an odd one with the row below it, too. a: [KB][3], or [KB][2][3]. */
-AI void weights_row(const strided_map *m, vf *a, const stored *x, const float *d, vf s, vf t, anx_fetch *fetch, const int ODD, const int KB) {
-  const int active = m->s != NULL;
-  vf before = vzero();
-  for (int q = 0; q < m->columns; q++, x += 32, d += 16, fetch->at += fetch->step) {
-    __builtin_prefetch(fetch->at, 0, 2);
-    __builtin_prefetch(fetch->at + fetch->step / 2, 0, 2);
-    const vf at = active_input(x, active, s, t), after = 2 * q + 1 < m->w_in ? active_input(x + 16, active, s, t) : vzero();
-    UNROLL for (int k = 0; k < KB; k++) {
-      vf *ak = a + k * (ODD ? 6 : 3);
-      const vf g = vheld(vload(d + (size_t)k * m->d_k));
-      ak[0] = vfma(g, before, ak[0]);
-      ak[1] = vfma(g, at, ak[1]);
-      ak[2] = vfma(g, after, ak[2]);
-      if (!ODD) continue;
-      const vf below = vheld(vload(d + (size_t)k * m->d_k + m->d_row));
-      ak[3] = vfma(below, before, ak[3]);
-      ak[4] = vfma(below, at, ak[4]);
-      ak[5] = vfma(below, after, ak[5]);
+/* Adds the products of a pixel's columns FROM..TO-1 of the input with D of the row that joins it through row R of the filter; with TWO, also through row 0
+ * with D of the row below, which is made if MAKE from what lies at `at`. */
+AI void weights_pixel(const strided_map *m, vf *a, const vf *v, float *d, size_t at, int k, const int FROM, const int TO, const int R, const int TWO,
+                      const int KB, const int MAKE) {
+  UNROLL for (int j = 0; j < KB; j++, d += m->d_k) {
+    const vf b = vheld(vload(d));
+    UNROLL for (int i = FROM; i < TO; i++) a[9 * j + 3 * R + i] = vfma(b, v[i], a[9 * j + 3 * R + i]);
+    if (!TWO) continue;
+    vf below;
+    if (MAKE) {
+      below = d_of(m, at, k + j);
+      vstore(d + m->d_row, below);
+    } else {
+      below = vheld(vload(d + m->d_row));
     }
-    before = after;
+    UNROLL for (int i = FROM; i < TO; i++) a[9 * j + i] = vfma(below, v[i], a[9 * j + i]);
   }
 }
 
-/* What even rows of the input, or odd ones, add to the sums of lanes of input channel c and output channels k..k+KB-1. */
-AI void weights_tile(const strided_map *m, int c, int k, int first, anx_fetch fetch, const int ODD, const int KB) {
-  const size_t row = (size_t)m->w_in * 16, taps = (size_t)m->channels * 16;
-  const int TAPS = ODD ? 6 : 3;
+/* A row of the input. No column lies left of the first, and with an odd number of them none right of the last. */
+AI void weights_row(const strided_map *m, vf *a, const stored *x, float *d, size_t at, vf s, vf t, int k, const int R, const int TWO, const int KB,
+                    const int MAKE) {
+  const int active = m->s != NULL;
+  vf v[3];
+  v[1] = active_input(x, active, s, t);
+  v[2] = active_input(x + 16, active, s, t);
+  weights_pixel(m, a, v, d, at, k, 1, 3, R, TWO, KB, MAKE);
+  for (int q = 1; q < m->w_in / 2; q++) {
+    x += 32, d += 16, at += 16;
+    __builtin_prefetch(x + 16 * AHEAD, 0, 3);
+    __builtin_prefetch(x + 16 * AHEAD + 16, 0, 3);
+    v[0] = v[2];
+    v[1] = active_input(x, active, s, t);
+    v[2] = active_input(x + 16, active, s, t);
+    weights_pixel(m, a, v, d, at, k, 0, 3, R, TWO, KB, MAKE);
+  }
+  if (m->w_in % 2 == 0) return;
+  v[0] = v[2];
+  v[1] = active_input(x + 32, active, s, t);
+  weights_pixel(m, a, v, d + 16, at + 16, k, 0, 2, R, TWO, KB, MAKE);
+}
+
+/* Of the weights, those of input channel c and some output channels from k on, and what rows p..end-1 of D add to them. */
+typedef struct weights_part {
+  int c, k, p, end;
+  int first; /* of their section */
+} weights_part;
+
+/* Even and odd rows of the input in turns, so that a row of D comes from the second level cache once; or is made, if MAKE. */
+AI void weights_tile(const strided_map *given, const weights_part *of, const int KB, const int MAKE) {
+  const strided_map copy = *given, *const m = MAKE ? &copy : given; /* which no store can change */
+  const int c = of->c, k = of->k;
+  const size_t row = (size_t)m->w_in * 16, d_line = (size_t)m->columns * 16, taps = (size_t)m->channels * 16;
   for (int l = 0; l < 16; l += VL) {
     const vf s = vset(m->s ? m->s[c] : 0), t = vset(m->s ? m->t[c] : 0);
-    const stored *x = m->x + (size_t)c * m->x_c + (ODD ? row : 0) + (size_t)l;
-    const float *d = m->d + (size_t)k * m->d_k + l;
-    float *lanes = m->lanes + (size_t)(9 * k) * taps + (size_t)(c * 16 + l);
-    vf a[24];
-    UNROLL for (int i = 0; i < KB; i++) {
-      UNROLL for (int j = 0; j < TAPS; j++) a[i * TAPS + j] = first ? vzero() : vload(lanes + (size_t)(9 * i + (ODD ? (j + 6) % 9 : j + 3)) * taps);
+    const stored *x = m->x + (size_t)c * m->x_c + (size_t)(2 * of->p) * row + (size_t)l;
+    float *d = m->d + (size_t)k * m->d_k + (size_t)of->p * m->d_row + l, *lanes = m->lanes + (size_t)(9 * k) * taps + (size_t)(c * 16 + l);
+    size_t below = (size_t)(of->p + 1) * d_line + (size_t)l;
+    vf a[9 * KB_WEIGHTS];
+    UNROLL for (int i = 0; i < 9 * KB; i++) a[i] = of->first ? vzero() : vload(lanes + (size_t)i * taps);
+    for (int j = 0; MAKE && !of->p && j < KB; j++) make_row(m, k + j, 0, l);
+    for (int p = of->p; p < of->end; p++, x += 2 * row, d += m->d_row, below += d_line) {
+      weights_row(m, a, x, d, below, s, t, k, 1, 0, KB, MAKE);
+      if (p + 1 < m->rows || m->below) weights_row(m, a, x + row, d, below, s, t, k, 2, 1, KB, MAKE);
+      else if (2 * p + 1 < m->rows_in) weights_row(m, a, x + row, d, below, s, t, k, 2, 0, KB, MAKE);
+      UNROLL for (int j = 0; MAKE && j < KB; j++) vstore(d + (size_t)j * m->d_k + m->d_row + d_line, vzero());
     }
-    for (int h = ODD; h < m->rows_in; h += 2, x += 2 * row, d += m->d_row) weights_row(m, a, x, d, s, t, &fetch, ODD, KB);
-    UNROLL for (int i = 0; i < KB; i++) {
-      UNROLL for (int j = 0; j < TAPS; j++) vstore(lanes + (size_t)(9 * i + (ODD ? (j + 6) % 9 : j + 3)) * taps, a[i * TAPS + j]);
-    }
+    UNROLL for (int i = 0; i < 9 * KB; i++) vstore(lanes + (size_t)i * taps, a[i]);
+    for (int j = 0; MAKE && of->end == m->rows && !m->below && j < KB; j++) make_row(m, k + j, m->rows, l);
   }
 }
 
-#define WEIGHTS_TILE(KB)                                                                                                         \
-  static __attribute__((noinline)) void weights_even_##KB(const strided_map *m, int c, int k, int first, anx_fetch fetch) { \
-    weights_tile(m, c, k, first, fetch, 0, KB);                                                                              \
-  }                                                                                                                            \
-  static __attribute__((noinline)) void weights_odd_##KB(const strided_map *m, int c, int k, int first, anx_fetch fetch) {  \
-    weights_tile(m, c, k, first, fetch, 1, KB);                                                                              \
-  }
+#define WEIGHTS_TILE(KB)                                                                                                                   \
+  static __attribute__((noinline)) void weights_##KB(const strided_map *m, const weights_part *of) { weights_tile(m, of, KB, 0); }         \
+  static __attribute__((noinline)) void weights_make_##KB(const strided_map *m, const weights_part *of) { weights_tile(m, of, KB, 1); }
 WEIGHT_SIZES(WEIGHTS_TILE)
 
-#define WEIGHTS_NAME(KB) [KB] = {weights_even_##KB, weights_odd_##KB},
-typedef void (*weights_fn)(const strided_map *, int c, int k, int first, anx_fetch);
+#define WEIGHTS_NAME(KB) [KB] = {weights_##KB, weights_make_##KB},
+typedef void (*weights_fn)(const strided_map *, const weights_part *);
 static const weights_fn weights_table[KB_WEIGHTS + 1][2] = {WEIGHT_SIZES(WEIGHTS_NAME)};
 
-/* Of output channels k0..k1-1; dw, of the group: where it goes if this slice is the last. What the next slice reads is fetched meanwhile: its X, which the
- * input gradient reads first; without one, where channels are few, its G and Y, which cost more than X, that hardware prefetchers follow. */
+/* Of output channels k0..k1-1; makes their D. dw, of the group: where it goes if this slice is the last. */
 static void weight_gradient(const strided_map *m, int k0, int k1, int first, float *dw) {
-  const int tiles = (k1 - k0 + KB_WEIGHTS - 1) / KB_WEIGHTS, alone = !m->out && m->channels <= ANX_STRIDED_FEW;
-  const uint32_t line = (uint32_t)(16 * sizeof(stored)), lines = (uint32_t)(m->rows_in * m->w_in / (2 * tiles)), turns = (uint32_t)(m->rows * m->columns * LANES);
-  const uint32_t step = alone ? line / LANES : lines * line / turns;
-  for (int c = 0; c < m->channels; c++) {
-    anx_fetch fetch = {(const char *)(m->x + (size_t)c * m->x_c + m->x_ahead), step};
-    for (int k = k0, kb; k < k1; k += kb) {
-      kb = anx_part(k1 - k0, KB_WEIGHTS, k - k0);
-      for (int odd = 0; odd < 2; odd++, fetch.at += lines * line) {
-        if (alone) {
-          fetch.at = (const char *)((odd && m->y ? m->y : m->g) + (size_t)c * m->y_c + (k == k0 ? m->y_ahead : 0));
-          fetch.step = k == k0 ? step : 0;
-        }
-        weights_table[kb][odd](m, c, k, first, fetch);
+  const int on_the_way = m->columns > 4 || m->channels <= 2; /* of D, by the first input channel; short rows of more are faster made before */
+  if (!on_the_way) make_d(m, k0, k1);
+  const int fit = WEIGHT_FLOATS / (32 * m->w_in), rows = fit < 1 ? 1 : fit;
+  for (weights_part of = {.first = first}; of.p < m->rows; of.p = of.end, of.first = 0) {
+    of.end = of.p + anx_part(m->rows, rows, of.p);
+    for (of.c = 0; of.c < m->channels; of.c++) {
+      of.k = k0;
+      for (int kb; of.k < k1; of.k += kb) {
+        kb = anx_part(k1 - k0, KB_WEIGHTS, of.k - k0);
+        weights_table[kb][on_the_way && of.c == 0](m, &of);
       }
     }
   }
@@ -210,10 +248,11 @@ static void weight_gradient(const strided_map *m, int k0, int k1, int first, flo
   }
 }
 
+/* The weight gradient comes first: it makes D, and reads X in long runs, which bring it near for the input gradient. */
 void FN(anx_strided_backward)(const anx_call *call, const anx_share *share, float *scratch) {
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
-  const int c_first = share->group * p->gi, k_first = share->group * p->go, need_dx = share->c1 > share->c0;
+  const int c_first = share->group * p->gi, k_first = share->group * p->go, need_dx = share->c1 > share->c0, need_dw = share->k1 > share->k0;
   const size_t x = start_of_x(call, share->group, share->slice), y = start_of_y(call, share->group, share->slice);
   strided_map m = map_of(call, share, call->in[BWD_W]);
   m.x = (const stored *)call->in[BWD_X] + x;
@@ -231,12 +270,7 @@ void FN(anx_strided_backward)(const anx_call *call, const anx_share *share, floa
   }
   if (call->in[BWD_ADD]) m.add = (const stored *)call->in[BWD_ADD] + x;
   if (call->out[BWD_DX]) m.out = (stored *)call->out[BWD_DX] + x;
-  if (share->next == call) { /* other sheets: elsewhere */
-    m.x_ahead = (ptrdiff_t)start_of_x(call, share->next_group, share->next_slice) - (ptrdiff_t)x;
-    m.y_ahead = (ptrdiff_t)start_of_y(call, share->next_group, share->next_slice) - (ptrdiff_t)y;
-  }
-  make_d(&m, need_dx ? 0 : share->k0, need_dx ? m.outputs : share->k1);
+  if (need_dw) weight_gradient(&m, share->k0, share->k1, share->first, share->last ? share->dw + (size_t)k_first * (size_t)(p->taps * p->gi) : NULL);
+  else make_d(&m, 0, m.outputs);
   if (need_dx) input_gradient(&m, share->c0, share->c1, call->partial + ((size_t)share->slice * (size_t)op->c + (size_t)c_first) * 2);
-  if (share->k1 > share->k0)
-    weight_gradient(&m, share->k0, share->k1, share->first, share->last ? share->dw + (size_t)k_first * (size_t)(p->taps * p->gi) : NULL);
 }

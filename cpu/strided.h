@@ -14,7 +14,7 @@ typedef struct strided_map {
   const float *mean;       /* the input gradient is masked, or null */
   stored *out;             /* Y at row p0, or the gradient of X at row 2 p0 */
   size_t x_c, y_c;         /* channel strides of X and Y, values */
-  ptrdiff_t x_ahead, y_ahead; /* from here to the next slice's X; and Y */
+  ptrdiff_t x_ahead;       /* forward: from here to the next slice's X */
   float *sums;             /* forward [outputs][2][16], in strips [outputs][2][rows][16], or null; backward [channels], even and odd rows, [2][16] */
   float *d, *lanes;        /* D [channels][rows + 1][columns + 1][16]; sums of the weight gradient [outputs][9][channels][16] */
   size_t d_k, d_row;
