@@ -3,6 +3,7 @@
 
 #define TILE_FLOATS (192 * 1024)   /* 768 KB: both tiles of a slice stay in a 1 MB second level cache */
 #define WEIGHT_PIXELS 256         /* between sums of lanes; 72 were 14 to 40 % slower, 512 no faster */
+#define ROWS_FLOATS (64 * 1024) /* D of a slice whose weight gradient is row_weights.c's and has few channels: with X, G and Y it stays in a 1 MB cache */
 #define STRIDED 32                /* channels of the widest group that conv_strided.c takes */
 #define POINTWISE_FLOATS (128 * 1024)
 #define BUNDLE 8192               /* multiply-adds of vectors in a task */
@@ -198,8 +199,9 @@ static void plan_spatial(anx_conv_plan *p, const anx_op *op) {
   }
   p->blocks = least(p->blocks_total, 8);
   if (op->q > 4 || p->blocks < op->q) p->blocks = 1;
-  for (tiles(p, op, backward); p->blocks > 2 && tile_floats(p) > TILE_FLOATS; tiles(p, op, backward)) p->blocks = divide_up(p->blocks, 2);
-  for (; p->rows > 1 && tile_floats(p) > TILE_FLOATS; tiles(p, op, backward)) p->rows = divide_up(p->rows, 2);
+  const size_t fit = p->by_rows && p->gi <= ANX_NARROW ? ROWS_FLOATS : TILE_FLOATS;
+  for (tiles(p, op, backward); p->blocks > 2 && tile_floats(p) > fit; tiles(p, op, backward)) p->blocks = divide_up(p->blocks, 2);
+  for (; p->rows > 1 && tile_floats(p) > fit; tiles(p, op, backward)) p->rows = divide_up(p->rows, 2);
   p->row_slices = divide_up(op->p, p->rows);
   p->rows = divide_up(op->p, p->row_slices);
   p->row_slices = divide_up(op->p, p->rows);

@@ -16,8 +16,8 @@
  *
  * Percent of the FMA peak on a Zen 5 (262 GFLOP/s of one core), batch 16, machine quiet; forward / both gradients / weight gradient alone:
  *        28 px, 128 channels    14 px, 256 channels    7 px, 512 channels
- *   g 2       61 / 58                61 / 61              (forward, and 7 px: conv_narrow.c)
- *   g 4       71 / 69                75 / 74
+ *   g 2       60 / 58                61 / 60              (forward, and 7 px: conv_narrow.c)
+ *   g 4       71 / 70                73 / 74
  *   g 5  81 / 76 / 74           78 / 80 / 77           76 / 73 / 71
  *   g 8  85 / 82 / 80           85 / 83 / 82           83 / 82 / 78
  *   g 32 96 / 87 / 85           98 / 91 / 90          102 / 92 / 86
@@ -441,7 +441,8 @@ void FN(anx_spatial_backward)(const anx_call *call, const anx_share *share, floa
   if (need_dw && call->out[BWD_DBIAS]) bias_gradient(call, share, &v, d);
 }
 
-#define MADE_BYTES (256 * 1024) /* of X, G and Y */
+#define MADE_BYTES (256 * 1024) /* of X, G and Y of a slice that makes D on the way, */
+#define MADE_COLUMNS 28         /* and of its rows where D is for the weight gradient alone */
 
 /* The weight gradient of a slice, which makes D on the way if `made`. */
 static void row_weights(const anx_call *call, const anx_share *share, const view *v, int made, float *d, float *lanes, ahead *next) {
@@ -465,14 +466,15 @@ static void row_weights(const anx_call *call, const anx_share *share, const view
   if (share->last) FN(anx_row_weights_sum)(&m, share->k0, share->k1, share->dw + channel * p->taps * p->gi);
 }
 
-/* With the weight gradient from rows of X where it lies. That makes D on the way if the slice is small or D is not wanted otherwise: of a large one, memory
+/* With the weight gradient from rows of X where it lies. That makes D on the way if the slice is small or D is not wanted otherwise: of large maps, memory
  * is read faster by a loop that does nothing else. */
 void FN(anx_rows_backward)(const anx_call *call, const anx_share *share, float *scratch) {
   const anx_conv_plan *p = &call->conv;
   const anx_op *op = call->op;
   const view v = slice_view(p, op, share->slice);
   const int need_dx = share->c1 > share->c0, need_dw = share->k1 > share->k0, c_first = share->group * p->gi;
-  const int made = need_dw && (!need_dx || 3 * sizeof(stored) * 16 * (size_t)(p->gi * v.rows * op->w * v.blocks) <= MADE_BYTES);
+  const int small = 3 * sizeof(stored) * 16 * (size_t)(p->gi * v.rows * op->w * v.blocks) <= MADE_BYTES;
+  const int made = need_dw && (small || (!need_dx && op->w <= MADE_COLUMNS));
   float *tile = scratch + p->a_floats, *sums = tile + p->d_floats, *d = tile + (size_t)((p->d_pad_h * p->d_wp + p->d_pad_w) * p->blocks) * 16;
   ahead during_dx = {0}, during_dw = {0};
   if (share->next) {

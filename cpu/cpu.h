@@ -18,7 +18,7 @@
 
 #define ANX_IMAGES 16 /* images in the lanes of one pixel's vectors */
 #define ANX_MAX_FILTER 11 /* rows of the largest filter */
-#define ANX_STRIP 28      /* columns of its weight gradient that go down the map together */
+#define ANX_STRIP 56      /* columns of the weight gradient of a 3x3 that go down the map together */
 #define ANX_NARROW 4      /* channels of the widest group that conv_narrow.c takes */
 #define ANX_ROWS 32       /* channels of the widest group that row_weights.c takes */
 #define ANX_END_CHANNELS 48 /* of an input gradient that a block ends with, in the second level cache */

@@ -72,7 +72,8 @@ func largeCases() []Case {
 		convBwd(convShape{16, 64, 65, 3, 5, 3, 1, 3}, stem), // the last: in several slices
 		convFwd(convShape{16, 64, 65, 8, 17, 1, 1, 8}, within), convBwd(convShape{16, 64, 65, 17, 8, 1, 1, 17}, back), convBwd(convShape{16, 65, 64, 17, 8, 1, 2, 17}, back),
 		convFwd(grouped(16, 64, 65, 4, 4, 1), within), convBwd(grouped(16, 65, 64, 4, 4, 2), back), convFwd(convShape{512, 8, 8, 40, 40, 3, 1, 4}, within),
-		convBwd(grouped(16, 33, 34, 12, 2, 1), back), convBwd(grouped(16, 33, 34, 12, 2, 1), convOptions{bn: true, noDX: true}), // in several slices and strips
+		convBwd(grouped(16, 33, 57, 4, 2, 1), back), convBwd(grouped(16, 33, 57, 4, 2, 1), convOptions{bn: true, noDX: true}), // in several slices and strips
+		convBwd(grouped(16, 20, 57, 2, 12, 1), back),
 		joinFwd(16, 64, 65, 17, joinIdentity, false), joinBwd(16, 64, 65, 17, false, true), blockEnd(convShape{16, 65, 64, 20, 81, 1, 1, 20}, true, true, false),
 	}
 }
