@@ -97,8 +97,8 @@ harness: harness-library ## the CUDA back end on the CPU harness: every kernel a
 harness-races: # every access of a kernel is watched: what no barrier orders, in a warp, a block or between blocks, is a fault
 	@cmake -S . -B build/races -DANX_RACES=ON >build/races.log 2>&1 || { cat build/races.log >&2; exit 1; }
 	cmake --build build/races --parallel $(jobs) --target anx_reference harness
-	ANX_LIBRARY_DIR=$(CURDIR)/build/races/lib ANX_REQUIRE=cuda_host ANX_EVERY=4 go test -count=1 -timeout 20m -run 'Harness|Conformance/^f16' -json ./cuda/... | go run ./scripts/testsummary
-	ANX_LIBRARY_DIR=$(CURDIR)/build/races/lib ANX_REQUIRE=cuda_host ANX_EVERY=12 ANX_HOST_SM=70 ANX_HOST_UNITS=1 go test -count=1 -timeout 20m -run 'Conformance/^f(16|32)' -json ./cuda/... | go run ./scripts/testsummary
+	ANX_LIBRARY_DIR=$(CURDIR)/build/races/lib ANX_REQUIRE=cuda_host ANX_EVERY=6 go test -count=1 -timeout 20m -run 'Harness|Conformance/^f16' -json ./cuda/... | go run ./scripts/testsummary
+	ANX_LIBRARY_DIR=$(CURDIR)/build/races/lib ANX_REQUIRE=cuda_host ANX_EVERY=18 ANX_HOST_SM=70 ANX_HOST_UNITS=1 go test -count=1 -timeout 20m -run 'Conformance/^f16' -json ./cuda/... | go run ./scripts/testsummary
 harness-long: harness-library harness-races ## what make test leaves out: kernels broken on purpose, races, another GPU and schedule, sanitizers
 	kernels/selfcheck/mutations.sh
 	scripts/gpu_check.sh dry

@@ -21,6 +21,15 @@ whole=100000
 note() { # state, name, seconds, text
   printf '%-8s %s (%s s)%s\n' "$1" "$2" "$3" "${4:+: $4}"
   printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "${4:-}" >> "$parts"
+  keep
+}
+keep() { # what there is by now, in case that nobody lets us end; two parts may end at once
+  (
+    flock 9
+    tar -czf "$out/.logs" -C "$logs" . 2> /dev/null # one may grow
+    mv "$out/.logs" "$out/logs-$what.tar.gz"
+    "$python" bench/gpu_report.py --parts "$parts" --commit "$(cat "$kit/commit" 2> /dev/null)" --gpu "$gpu" --name "report-$what" "$out" > /dev/null
+  ) 9> "$logs/.lock"
 }
 part() { # name, seconds, command...
   local refused name=$1 seconds=$2 began=$SECONDS left=$((whole - SECONDS)) code=0
@@ -30,19 +39,33 @@ part() { # name, seconds, command...
   timeout -k 5 "$((seconds < left ? seconds : left))" "$@" > "$logs/$name.log" 2>&1 || code=$?
   case $code in
     0) note passed "$name" $((SECONDS - began)) ;;
-    124) note FAILED "$name" $((SECONDS - began)) "out of time" ;;
+    124) note FAILED "$name" $((SECONDS - began)) "out of time: $(tail -n 1 "$logs/$name.log" | tr '\t' ' ' | cut -c1-200)" ;;
     *)
       if refused=$(grep -m1 -oE 'Device not supported|Failed to initialize the profiler' "$logs/$name.log"); then # by a tool, on some machines
         note skipped "$name" $((SECONDS - began)) "$refused"
         return
       fi
-      note FAILED "$name" $((SECONDS - began)) "$(grep -m1 -E '_test.go:|panic|ERROR SUMMARY|Error|error' "$logs/$name.log" | tr '\t' ' ' | cut -c1-200)"
+      refused=$(grep -E '_test.go:|panic|ERROR SUMMARY|Error|error' "$logs/$name.log" | grep -v ' begins ' | tr '\t' ' ' | cut -c1-200)
+      note FAILED "$name" $((SECONDS - began)) "$(head -n 1 <<< "$refused")"
+      sed -n '2,8s/^/         /p' <<< "$refused"
       ;;
   esac
   return $code
 }
 
-conformance() { part conformance 240 "$kit/verify.test" -test.v -test.run "TestConformance|TestFaultsOfData|TestOutOfMemory|TestTimedRecords"; }
+conformance() { # a process a type: what loses the device to one leaves the others theirs
+  local dtype found pids=()
+  for dtype in f16 bf16 f32; do
+    part "conformance-$dtype" 180 "$kit/verify.test" -test.v -test.run "TestConformance/^$dtype\$" &
+    pids+=($!)
+  done
+  part conformance-else 180 "$kit/verify.test" -test.v -test.run "$others"
+  wait "${pids[@]}"
+  for dtype in f16 bf16; do # which kernel, at which address?
+    found=$(sed -n 's/.* case \(.*\), 1 models: device lost.*/\1/p' "$logs/conformance-$dtype.log" | head -n 1)
+    [ -z "$found" ] || sanitized "lost-$dtype" memcheck "$found" "TestConformance/^$dtype\$"
+  done
+}
 training() { part training 240 "$kit/verify.test" -test.v -test.run "$trainings"; }
 cudnn() { # the machine's cuDNN, if only PyTorch's: conformance, then the time of what it takes
   local kind=dense libraries=${LD_LIBRARY_PATH:-}
@@ -69,13 +92,17 @@ peer() { # networks at 32 px, at 224 px
   part peer-224 300 "${other[@]}" eager --count "${2:-16}"
 }
 peer-compile() { torch peer-compile && part peer-compile 470 "${other[@]}" compile --count "${1:-4}"; }
+sanitized() { # part, check, cases, tests
+  local tool=${SANITIZER:-compute-sanitizer}
+  command -v "$tool" > /dev/null || { note skipped "$1" 0 "no compute-sanitizer here"; return; }
+  part "$1" "${each:-60}" env ANX_CASES="$3" "$tool" --tool "$2" --print-limit 10 --error-exitcode 9 "$kit/verify.test" -test.run "$4"
+}
 sanitizers() { # checks...
-  local tool=${SANITIZER:-compute-sanitizer} cases check
-  command -v "$tool" > /dev/null || { note skipped sanitizers 0 "no compute-sanitizer here"; return; }
+  local cases check
   [ $# -gt 0 ] || set -- memcheck racecheck initcheck synccheck
   for check in "$@"; do
     for cases in "3x3/1 g=16" "g=11" "1x1/2" "pool" "xent"; do
-      part "$check-${cases//[ \/=]/_}" "${each:-60}" env ANX_CASES="$cases" ANX_EVERY="${ANX_EVERY:-3}" "$tool" --tool "$check" --error-exitcode 9 "$kit/verify.test" -test.run 'TestConformance/^f16$'
+      ANX_EVERY=${ANX_EVERY:-3} sanitized "$check-${cases//[ \/=]/_}" "$check" "$cases" 'TestConformance/^f16$'
     done
   done
 }
@@ -88,8 +115,8 @@ counters() { # bytes and occupancy of every kernel of one step at 224 px
 }
 
 finish() {
-  tar -czf "$out/logs-$what.tar.gz" -C "$logs" .
-  "$python" bench/gpu_report.py --parts "$parts" --commit "$(cat "$kit/commit" 2> /dev/null)" --gpu "$gpu" --name "report-$what" "$out"
+  keep
+  echo "$out/report-$what.md"
   rm -rf "$logs" "$parts"
 }
 
@@ -113,6 +140,7 @@ export ANX_LIBRARY_DIR=$PWD/$kit ANX_CUDA_BACKEND=${ANX_CUDA_BACKEND:-cuda} PYTH
 export ANX_REQUIRE=$ANX_CUDA_BACKEND
 python=${PYTHON:-python3}
 trainings=$([ -n "${DRY:-}" ] && echo TestRounding || echo "TestTraining|TestLearns|TestFiftySteps|TestRounding")
+others=$([ -n "${DRY:-}" ] && echo "TestFaultsOfData|TestOutOfMemory|TestTimedRecords" || echo "TestFaultsOfData|TestOutOfMemory|TestTimedRecords|TestFused|TestModels|TestStreams|TestGroup")
 measure=("$python" bench/gpu.py --program "$kit/anynetx" --device "$ANX_CUDA_BACKEND:0" ${DRY:+--dry})
 out=${OUT:-bench/results/gpu}
 out=$(mkdir -p "$out" && cd "$out" && pwd) parts=$(mktemp) logs=$(mktemp -d)

@@ -10,7 +10,8 @@
 // What it finds: missing barriers, also those that warps which go in step would never need, divergent barriers and collectives, deadlocks,
 // missing waits, reads of unwritten memory, addresses outside a buffer, misaligned vectors of ldmatrix and cp.async; built with ANX_RACES also
 // every race that a schedule would have to bring to light, in a warp, a block or between blocks (races.h). What it cannot find:
-// bank conflicts, registers, the real rounding of tensor cores (accumulation here is float, in the order of k). ANX_HOST_WITHOUT=conv_stem.cuh:80 leaves out the __syncthreads or __syncwarp of that line.
+// bank conflicts, registers, the real rounding of tensor cores (accumulation here is float, in the order of k).
+// ANX_HOST_WITHOUT=conv_stem.cuh:80 leaves out the __syncthreads or __syncwarp of that line.
 //
 // A fault ends the launch, whose error is the stream's from then on (cudaErrorLaunchFailure); host::last_fault() has its text.
 #pragma once
