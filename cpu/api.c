@@ -320,6 +320,7 @@ static void bind_sheets(anx_program *p, int i, anx_buffer *const *buffers) {
     sheet->op = &p->sheet_op[i];
     sheet->partial += (size_t)s * doubles_of(sheet->op, call->end != NULL);
     if (call->end) sheet->end = &p->sheets[2 * (i + 1) + s];
+    if (call->start) sheet->start = &p->sheets[2 * (i - 1) + s];
     for (int j = 0; j < ANX_MAX_IN; j++) sheet->in[j] = call->tin[j] ? anx_sheet_at(buffers[call->tin[j]->buffer], call->tin[j], s) : NULL;
     for (int j = 0; j < ANX_MAX_OUT; j++) sheet->out[j] = call->tout[j] ? anx_sheet_at(buffers[call->tout[j]->buffer], call->tout[j], s) : NULL;
   }
@@ -339,7 +340,9 @@ static void bind(anx_context *c, anx_program *p, const anx_program_desc *d, anx_
     call->filter = (float *)(void *)((unsigned char *)call->partial + anx_round64(s->doubles * sizeof(double)));
     call->sections = (float *)(void *)((unsigned char *)call->filter + anx_round64(s->filter_floats * sizeof(float)));
     if (anx_ends_block(d, p->tensors, p->op, i)) call->end = &p->calls[i + 1];
-    if (!i || p->calls[i - 1].end != call) call->kernel = (op->dtype == ANX_BF16 ? c->bf16 : c->kernels)->op[op->kind];
+    if (anx_starts_block(p->tensors, p->op, i)) call->start = &p->calls[i - 1];
+    const int ended = i && p->calls[i - 1].end == call, starts = i + 1 < p->ops && anx_starts_block(p->tensors, p->op, i + 1);
+    if (!ended && !starts) call->kernel = (op->dtype == ANX_BF16 ? c->bf16 : c->kernels)->op[op->kind];
     for (int j = 0; j < ANX_MAX_IN; j++) {
       if (op->in[j] == -1) continue;
       call->tin[j] = &p->tensors[op->in[j]];

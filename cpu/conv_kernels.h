@@ -10,7 +10,8 @@ enum { FWD_X, FWD_S, FWD_T, FWD_W, FWD_BIAS };
 enum { FWD_Y, FWD_SUMS };
 enum { BWD_G, BWD_Y, BWD_AL, BWD_BE, BWD_DE, BWD_X, BWD_S, BWD_T, BWD_MEAN, BWD_W, BWD_ADD };
 enum { BWD_DX, BWD_DW, BWD_DBIAS, BWD_SUMS };
-/* and of join_bwd */
+/* and of join_fwd and join_bwd */
+enum { JOIN_C, JOIN_S, JOIN_T, JOIN_Z, JOIN_SP, JOIN_TP };
 enum { END_DX, END_Y, END_C, END_MEAN, END_P, END_MEAN_P };
 enum { END_G, END_SUMS, END_SUMS_P };
 

@@ -11,7 +11,8 @@
  *   images with input channels in the lanes (A transposed on the way in; no sums of lanes). Weights owned by a task see the slices in order.
  * Ahead: a slice is a row of 1..8 KB of each channel, rows as far apart as channels are. No hardware prefetcher follows that: packing D took 16 cycles
  *   a vector from memory (28 GB/s; one long run: 53) and takes 7 when the rows are brought near while the slice before is computed (anx_ahead).
- * The end of the block before (join_bwd), where it is one with the convolution (fuse.c): in rows, right behind the tiles of 48 channels.
+ * The end of the block before, where it is one with the convolution (fuse.c): join_fwd in the registers of the first block of channels, join_bwd in rows,
+ *   right behind the tiles of 48 channels.
  * Measured (Zen 5, one core, fp32, idle, lowest-median-highest of the peak): forward 85-91-93, 90-93-94, 93-94-97 % at 28, 14, 7 px, 70-86-91 % at 8 px,
  *   83-96 % below; both gradients 70-83-87, 80-87-89, 85-87-89 %, 61-74-83 %, 70-86 %; at 56 px 74-86-90 and 51-73-82 %.
  * What bounds the rest: D takes 7 cycles a vector (two lines in, one out) and serves C cycles of multiply-adds of both gradients: 15 % of 32->128 at
@@ -118,9 +119,25 @@ static void look_forward(anx_ahead *a, const anx_share *share) {
   const anx_call *call = share->next;
   if (!call || call->op->stride > 1) return;
   const anx_conv_plan *p = &call->conv;
+  const size_t channel = (size_t)(share->next_group * p->gi) * p->x_c;
   int first, count;
   slice_range(p, share->next_slice, &first, &count);
-  look_ahead(a, (const stored *)call->in[FWD_X] + (size_t)(share->next_group * p->gi) * p->x_c, p->x_c, p->gi, first, count);
+  if (call->start) look_ahead(a, (const stored *)call->start->in[JOIN_Z] + channel, p->x_c, p->gi, first, count);
+  look_ahead(a, (const stored *)(call->start ? call->start->in[JOIN_C] : call->in[FWD_X]) + channel, p->x_c, p->gi, first, count);
+}
+
+/* The tile's input is the end of the block before, which the first share of a slice also leaves in its place. */
+static void start_block(const anx_call *call, anx_point_tile *t, int c_first, int first, int leave) {
+  const anx_call *join = call->start;
+  const size_t at = (size_t)c_first * call->conv.x_c + (size_t)first * 16;
+  t->form = JOIN;
+  t->from = (const stored *)join->in[JOIN_C] + at;
+  t->from_s = (const float *)join->in[JOIN_S] + c_first;
+  t->from_t = (const float *)join->in[JOIN_T] + c_first;
+  t->other = (const stored *)join->in[JOIN_Z] + at;
+  t->other_s = join->in[JOIN_SP] ? (const float *)join->in[JOIN_SP] + c_first : NULL;
+  t->other_t = join->in[JOIN_SP] ? (const float *)join->in[JOIN_TP] + c_first : NULL;
+  t->joined = leave ? (stored *)join->out[0] + at : NULL;
 }
 
 static void look_backward(anx_ahead *a, const anx_share *share) {
@@ -148,13 +165,14 @@ void FN(anx_pointwise_forward)(const anx_call *call, const anx_share *share, flo
   anx_point_tile tile = {.x = scratch, .x_c = p->a_c};
   if (call->op->stride > 1) {
     pack_rows(call, first, count, x, s, t, scratch);
-  } else if (PAIR == 2 || s) {
+  } else if (PAIR == 2 || s || call->start) {
     tile.form = s ? ACTIVATE : PAIR_UP;
     tile.from = x + (size_t)first * 16;
     tile.from_c = p->x_c;
     tile.from_channels = p->gi;
     tile.from_s = s;
     tile.from_t = t;
+    if (call->start) start_block(call, &tile, c_first, first, share->k0 == 0);
     tile.x_c = (size_t)(count < FORWARD_PIXELS ? count : FORWARD_PIXELS) * 16;
   } else {
     tile.x = (const float *)(const void *)(x + (size_t)first * 16);

@@ -95,7 +95,8 @@ struct anx_call {
   const anx_call *sheets; /* this call for each sheet: op has its images, tensors and partial are its own */
   int images;             /* of all sheets */
   const anx_call *end;    /* conv_bwd: the join_bwd behind it, where both are one (fuse.c); of a sheet the sheet's */
-  anx_kernel kernel;      /* null: the op before has made this one */
+  const anx_call *start;  /* conv_fwd: the same of the join_fwd before it */
+  anx_kernel kernel;      /* null: a neighbour makes this one too */
   void *in[ANX_MAX_IN], *out[ANX_MAX_OUT]; /* null where absent */
   const anx_tensor *tin[ANX_MAX_IN], *tout[ANX_MAX_OUT];
   anx_conv_plan conv; /* of a sheet: ANX_CONV_FWD and ANX_CONV_BWD */
@@ -180,6 +181,8 @@ anx_status anx_check_tensor(anx_failure *, int bf16, const char *what, const anx
 int anx_overlap(const anx_tensor *, const anx_tensor *);
 /* Whether op i, a convolution backward, and the op behind it, the end of the block before, run as one. */
 int anx_ends_block(const anx_program_desc *, const anx_tensor *, const anx_op *, int i);
+/* Whether op i, a convolution forward, and the op before it, the end of the block before, run as one. */
+int anx_starts_block(const anx_tensor *, const anx_op *, int i);
 anx_status anx_check_program(anx_failure *, int bf16, const anx_program_desc *, const anx_tensor *, const anx_op *, const uint64_t *buffer_bytes);
 
 void anx_bn_fwd_coef(const anx_call *);

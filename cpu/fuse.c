@@ -1,10 +1,15 @@
-/* fuse.c - which neighbouring ops run as one: the input gradient of a block's first convolution and the end of the block before. dX stays in the second
- * level cache, and what the end reads arrives behind the multiply-adds of dX (end_block in conv_pointwise.c). */
+/* fuse.c - which neighbouring ops run as one: a block's first convolution and the end of the block before. Forward, the end is made in the registers of the
+ * convolution's first channels (point.c); backward, dX stays in the second level cache (end_block in conv_pointwise.c). What the end reads arrives behind
+ * multiply-adds. */
 #include "cpu.h"
 
 /* Channels of the convolution's output at least, for each map that the end reads: with fewer, both took longer as one, since a tile asks for a line with
  * each of them and 24 vectors of dX (measured with 48, 64 and 96 channels of three maps, with 64 and 96 of four). */
 #define CHANNELS 20
+
+/* The same forward: with fewer, too little of what the end reads can be asked for (measured with 4, 20, 32, 38, 64, 88 and 96). Ends that the caches keep
+ * are faster in long rows, apart. */
+#define START_CHANNELS 36
 
 static int any_overlap(const anx_tensor *tensors, const int32_t *a, int as, const int32_t *b, int bs) {
   for (int i = 0; i < as; i++) {
@@ -28,4 +33,13 @@ int anx_ends_block(const anx_program_desc *d, const anx_tensor *tensors, const a
   }
   return !any_overlap(tensors, end->out, ANX_MAX_OUT, op->in, ANX_MAX_IN) && !any_overlap(tensors, end->out, ANX_MAX_OUT, op->out + 1, ANX_MAX_OUT - 1) &&
          !any_overlap(tensors, op->out + 1, ANX_MAX_OUT - 1, end->in, ANX_MAX_IN);
+}
+
+int anx_starts_block(const anx_tensor *tensors, const anx_op *ops, int i) {
+  const anx_op *op = &ops[i], *join = op - 1;
+  if (!i || op->kind != ANX_CONV_FWD || op->r != 1 || op->stride != 1 || op->in[1] >= 0 || op->k / (op->c / op->group) < START_CHANNELS ||
+      !anx_streams(op->n, op->h, op->w, op->c))
+    return 0;
+  return join->kind == ANX_JOIN_FWD && join->in[3] >= 0 && join->out[0] == op->in[0] && !any_overlap(tensors, op->out, ANX_MAX_OUT, join->in, ANX_MAX_IN) &&
+         !any_overlap(tensors, join->out, ANX_MAX_OUT, op->in + 1, ANX_MAX_IN - 1);
 }

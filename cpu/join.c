@@ -1,8 +1,8 @@
 /* join.c - residual joins: Y = ReLU(s C + t + Z) and its backward, one pass. A task is what a thread has of a sheet: some pixels of every
  * channel where those are long rows, as convolutions share them out, else some channels: where the rows of two threads alternate and are short, a
  * core's prefetchers fetch what the other writes.
- * Cost: memory bandwidth (forward 3 streams, backward 4 or 5; the last is written past the caches where it is large). Most ends of blocks are made inside
- * the convolution before them instead (fuse.c). */
+ * Cost: memory bandwidth (forward 3 streams, backward 4 or 5; the last is written past the caches where it is large). Most ends of large maps are
+ * made inside a 1x1 instead, backward the one before, forward the one behind (fuse.c). */
 #include "conv_kernels.h"
 
 #define LONG_ROW 256 /* vectors */

@@ -70,6 +70,38 @@ AI void form_slots(const anx_point_tile *t, float *to, const stored *from, int c
 #endif
 }
 
+/* The end of a block: PB pixels of channel c, which in memory begin at `at`. */
+AI void join(const anx_point_tile *t, vf *v, size_t at, int c, const int PB) {
+  const vf s = vset(t->from_s[c]), shift = vset(t->from_t[c]);
+  const vf other_s = vset(t->other_s ? t->other_s[c] : 1.0f), other_shift = vset(t->other_s ? t->other_t[c] : -0.0f); /* 1 x + -0 is x to its sign */
+  const stored *const from = t->from + at, *const other = t->other + at;
+  UNROLL for (int i = 0; i < PB * LANES; i++)
+    v[i] = vrelu(vaffine(s, aload(from + i * VL), shift) + vaffine(other_s, aload(other + i * VL), other_shift));
+  if (!t->joined) return;
+#if PAIR == 2
+  write_lines(t->joined + at, v, PB);
+#else
+  UNROLL for (int i = 0; i < PB * LANES; i++) awrite(t->joined + at + i * VL, v[i], 1);
+#endif
+}
+
+/* Its slots, of reduction channel c. */
+AI void join_slots(const anx_point_tile *t, float *to, size_t at, int c, const int PB) {
+  vf low[FORWARD_PIXELS * LANES];
+  join(t, low, at, PAIR * c, PB);
+#if PAIR == 1
+  UNROLL for (int i = 0; i < PB * LANES; i++) vstore(to + i * VL, low[i]);
+#else
+  vf high[FORWARD_PIXELS];
+  if (2 * c + 1 < t->from_channels) {
+    join(t, high, at + t->from_c, 2 * c + 1, PB);
+  } else {
+    UNROLL for (int p = 0; p < PB; p++) high[p] = vzero();
+  }
+  UNROLL for (int p = 0; p < PB; p++) vstore(to + p * VL, vinterleave(low[p], high[p]));
+#endif
+}
+
 /* `blocks` blocks of KB output channels, from k on, of the PB pixels from `pixel` on. */
 AI void body(const anx_point_tile *t, int k, int pixel, int blocks, const int KB, const int PB, const int FORM, const int END) {
   anx_ahead *const ahead = t->ahead;
@@ -91,10 +123,14 @@ AI void body(const anx_point_tile *t, int k, int pixel, int blocks, const int KB
     }
     const float *xc = x, *wc = t->w + (size_t)k * w_k;
     const stored *from = FORM ? t->from + (size_t)pixel * 16 : NULL;
+    size_t joins = (size_t)pixel * 16; /* from t->from */
     for (int c = 0; c < channels; c++, xc += x_c, wc += w_c) {
       AHEAD_TURN(ahead, line, end);
       if (END != SUMS && FORM == READ) __builtin_prefetch(wc + KB * w_k); /* columns of the next block, which no hardware prefetcher follows */
-      if (FORM) {
+      if (FORM == JOIN) {
+        join_slots(t, (float *)(uintptr_t)xc, joins, c, PB);
+        joins += PAIR * t->from_c;
+      } else if (FORM) {
         form_slots(t, (float *)(uintptr_t)xc, from, c, PB, FORM);
         from += PAIR * t->from_c;
       }
@@ -108,7 +144,8 @@ AI void body(const anx_point_tile *t, int k, int pixel, int blocks, const int KB
 /* Names, forms and ends. */
 #define POINT_COMMON(F, KB, PB)                                                                                       \
   F(read_store, READ, STORE, KB, PB) F(read_sums, READ, SUMS, KB, PB) F(read_mask, READ, MASK, KB, PB)                \
-  F(activate_store, ACTIVATE, STORE, KB, PB) F(activate_sums, ACTIVATE, SUMS, KB, PB)
+  F(activate_store, ACTIVATE, STORE, KB, PB) F(activate_sums, ACTIVATE, SUMS, KB, PB)                                 \
+  F(join_store, JOIN, STORE, KB, PB) F(join_sums, JOIN, SUMS, KB, PB)
 #if PAIR == 1
 #define POINT_KINDS(F, KB, PB) POINT_COMMON(F, KB, PB)
 #else

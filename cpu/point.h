@@ -54,8 +54,8 @@ AI void anx_ahead_row(anx_ahead *a) {
     }                                          \
   } while (0)
 
-/* A tile's input lies there as slots, or is formed: ReLU(s x + t), or in bf16 two channels as they are. */
-enum { READ, PAIR_UP, ACTIVATE, FORMS };
+/* A tile's input lies there as slots, or is formed: ReLU(s x + t), the end of a block, or in bf16 two channels as they are. */
+enum { READ, PAIR_UP, ACTIVATE, JOIN, FORMS };
 
 typedef struct anx_point_tile {
   const float *x; /* slots of the input; pixels are neighbours. Formed: written by the first block of channels, one register tile after the other in
@@ -81,6 +81,9 @@ typedef struct anx_point_tile {
   size_t active_k;
   float *sums;        /* [K][2][16] lane vectors, or null; there with raw */
   anx_ahead *ahead;
+  const stored *other;            /* JOIN: ReLU(s x + t + s' other + t'), same strides as from */
+  const float *other_s, *other_t; /* null: other as it is */
+  stored *joined;                 /* where that is left, past the caches, or null; same strides as from */
 } anx_point_tile;
 
 /* The results of a tile go to fp32 memory whatever is stored elsewhere. */

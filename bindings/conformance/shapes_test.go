@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"anynetx/bindings"
@@ -75,6 +76,7 @@ func largeCases() []Case {
 		convBwd(grouped(16, 33, 57, 4, 2, 1), back), convBwd(grouped(16, 33, 57, 4, 2, 1), convOptions{bn: true, noDX: true}), // in several slices and strips
 		convBwd(grouped(16, 20, 57, 2, 12, 1), back),
 		joinFwd(16, 64, 65, 17, joinIdentity, false), joinBwd(16, 64, 65, 17, false, true), blockEnd(convShape{16, 65, 64, 20, 81, 1, 1, 20}, true, true, false),
+		blockStart(convShape{16, 65, 64, 19, 37, 1, 1, 19}, joinProjection, false), blockStart(convShape{128, 17, 16, 40, 74, 1, 1, 20}, joinIdentity, true),
 	}
 }
 
@@ -133,6 +135,43 @@ func TestCPUEndsBlocks(t *testing.T) {
 				t.Errorf("%s: dX was written: %v", v.c.Name, written)
 			}
 			b.Close()
+		}
+	}
+}
+
+// TestCPUStartsBlocks: the end of a block that the convolution behind it makes has the bits of the two apart; an op between them keeps them so.
+func TestCPUStartsBlocks(t *testing.T) {
+	contexts := cpuContexts(t, 1, 3)
+	for _, one := range []Case{blockStart(convShape{16, 65, 64, 19, 37, 1, 1, 19}, joinProjection, true), blockStart(convShape{128, 17, 16, 40, 74, 1, 1, 20}, joinIdentity, true)} {
+		join := one.Ops[0]
+		between := mapOp(bindings.GapFwd, int(join.N), int(join.H), int(join.W), int(join.C))
+		between.P, between.Q, between.In[0], between.Out[0] = 1, 1, join.Out[0], int32(len(one.Tensors))
+		apart := one
+		apart.Ops = []bindings.Op{join, between, one.Ops[1]}
+		apart.Tensors = append(slices.Clone(one.Tensors), Tensor{Name: "mean", Tensor: activationTensor(int(join.N), 1, 1, int(join.C)), Private: true})
+		for _, dtype := range []bindings.DType{bindings.F32, bindings.BF16} {
+			as := func(c Case) *Case {
+				if dtype != bindings.F32 {
+					c, _ = c.InDType(dtype)
+				}
+				return &c
+			}
+			for _, ctx := range contexts {
+				if _, err := ctx.TensorBytes(bindings.Tensor{Layout: bindings.Activation, DType: dtype, N: 16, H: 1, W: 1, C: 1}); err != nil {
+					continue // no bf16
+				}
+				want, err := RunCase(ctx, as(apart))
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := RunCase(ctx, as(one))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := SameBits(as(one), want, got); err != nil {
+					t.Errorf("%s: %v", ctx.Info().ISA, err)
+				}
+			}
 		}
 	}
 }
