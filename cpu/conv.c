@@ -4,7 +4,6 @@
 #define TILE_FLOATS (192 * 1024)   /* 768 KB: both tiles of a slice stay in a 1 MB second level cache */
 #define WEIGHT_PIXELS 256         /* between sums of lanes; 72 were 14 to 40 % slower, 512 no faster */
 #define ROWS_FLOATS (64 * 1024) /* D of a slice whose weight gradient is row_weights.c's and has few channels: with X, G and Y it stays in a 1 MB cache */
-#define STRIDED 32                /* channels of the widest group that conv_strided.c takes */
 #define POINTWISE_FLOATS (128 * 1024)
 #define BUNDLE 8192               /* multiply-adds of vectors in a task */
 #define STEM_FLOATS (128 * 1024)  /* of act(X) */
@@ -131,7 +130,7 @@ static int narrow(const anx_conv_plan *p, const anx_op *op) {
 /* What conv_strided.c takes: with more channels, bf16's dot products are faster although they need packed tiles. Maps of two columns are better packed,
  * many images side by side, but for the gradients of few channels. */
 static int strided(const anx_conv_plan *p, const anx_op *op) {
-  const int backward = op->kind == ANX_CONV_BWD, widest = p->pair == 1 ? STRIDED : backward ? 5 : 3, small = backward ? ANX_NARROW : 0;
+  const int backward = op->kind == ANX_CONV_BWD, widest = p->pair == 1 ? ANX_STRIDED : backward ? 5 : 3, small = backward ? ANX_NARROW : 0;
   return op->r == 3 && op->stride == 2 && p->gi == p->go && p->gi <= (op->w > 4 ? widest : least(widest, small)) && p->r_count == 3 && op->w > 2 &&
          !(backward && op->out[2] >= 0);
 }
@@ -146,7 +145,9 @@ static void plan_strided(anx_conv_plan *p, const anx_op *op) {
   p->slices = p->row_slices * p->blocks_total;
   p->sections = p->groups < SECTIONS ? least(SECTIONS / p->groups, p->slices) : 1; /* adding lanes is dear */
   p->d_k = backward ? (size_t)odd((p->rows + 1) * (op->q + 1)) * ANX_IMAGES : 0;
-  p->a_floats = (size_t)(backward ? 4 * p->gi + p->taps * p->gi * p->go + 3 : 2 * p->go * (p->gi <= ANX_STRIDED_STRIP ? op->p : 1)) * ANX_IMAGES;
+  if (backward) p->a_floats = (size_t)(4 * p->gi + p->taps * p->gi * p->go + 3) * ANX_IMAGES;
+  else if (p->gi <= ANX_STRIDED_STRIP) p->a_floats = (size_t)(2 * p->go * op->p) * ANX_IMAGES;
+  else p->a_floats = (size_t)(2 * p->go) * ANX_IMAGES + (size_t)(p->taps * p->gi * p->go); /* and the filter times s */
 }
 
 /* conv_stem.c: a slice is some rows of an image block, whose tile of act(X) leaves room in the second level cache. */

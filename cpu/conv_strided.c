@@ -4,7 +4,8 @@
  * A slice is some rows of one image block: outputs p0..p1-1, and rows 2 p0..2 p1-1 of the input, which it owns.
  * Forward, of up to 6 channels a group, PB columns of all its outputs go down the map as a strip: each row of the input is activated once, in registers,
  *   and added to the one or two rows of outputs that it is part of. What the strip reads two rows later is fetched on the way.
- * Forward, of more channels, KB output channels x PB columns of a row stay in registers; row by row, so that hardware prefetchers follow.
+ * Forward, of more channels, KB output channels x PB columns of a row stay in registers; row by row, so that hardware prefetchers follow. An
+ *   input is activated without a multiply-add (gates).
  * The gradients read D = al G + be Y + de, made once per slice, with the first row of the next slice and a column of zeros at the right.
  *   Input gradient: KB channels x PB columns of D give 2 x 2 PB pixels, which meet 1, 2, 2 and 4 taps: no work on zeros.
  *   Weight gradient: even rows of the input meet the middle row of the filter, odd ones the others. For one input channel and KB output channels, 9 KB sums of
@@ -19,17 +20,18 @@
  * Percent of the FMA peak on a Zen 5 (264 GFLOP/s of one core), batch 16, machine quiet; forward / both gradients / weight gradient alone:
  *        28 px, 128 channels    14 px, 256 channels    7 px, 512 channels
  *   g 1  34 / 21 / 23           27 / 18 / 22           23 / 17 / 17
- *   g 2  56 / 37 / 44           48 / 34 / 43           52 / 32 / 35
- *   g 3  65 / 49 / 56           62 / 43 / 55           70 / 43 / 45
- *   g 4  70 / 52 / 54           69 / 49 / 55           73 / 50 / 52
+ *   g 2  56 / 37 / 44           53 / 34 / 43           52 / 32 / 35
+ *   g 3  67 / 49 / 56           66 / 43 / 55           69 / 43 / 45
+ *   g 4  72 / 52 / 54           69 / 49 / 55           73 / 50 / 52
  *   g 5  75 / 58 / 62           70 / 54 / 59           75 / 55 / 55
  *   g 6  76 / 63 / 68           73 / 60 / 64           83 / 57 / 57
- *   g 7  72 / 63 / 63           73 / 59 / 64           86 / 60 / 58
- *   g 8  75 / 64 / 68           76 / 62 / 64           93 / 61 / 59
- *   g 32 81 / 73 / 68           84 / 74 / 72          109 / 66 / 59
+ *   g 7  78 / 63 / 63           73 / 59 / 64           88 / 60 / 58
+ *   g 8  85 / 64 / 68           83 / 62 / 64           97 / 61 / 59
+ *   g 32 94 / 73 / 68           97 / 74 / 72          120 / 66 / 59
  * What bounds it: docs/performance.md, "Grouped 3x3, stride 2". AVX2 has room for one column of a strip at g = 4 to 6: forward at g = 4 61 -> 59 and 64 -> 53
  *   at 28 and 14 px, g = 6 59 -> 57 and 62 -> 59 beside tiles of the other kind; g = 2 gained 8, g = 3 and 5 -1 to +8.
  */
+#include <math.h>
 #include "strided.h"
 
 #if ANX_ACCUMULATORS >= 24 && VL == 16
@@ -49,9 +51,37 @@ static const int8_t strip_width[ANX_STRIDED_STRIP + 1] = {0, 4, 3, 2, 1, 1, 1};
 #define STRIP_SIZES(F) F(1, 1) F(1, 2) F(1, 3) F(1, 4) F(2, 1) F(2, 2) F(2, 3) F(3, 1) F(3, 2) F(4, 1) F(5, 1) F(6, 1)
 #endif
 
+/* act(X) = max(s X + t, 0) is s times max(X + t / s, 0), of negative s times min(X + t / s, 0). So the filter of a slice is multiplied by s, and an input
+ * only added to and compared: the units that multiply are what outputs wait for, and others are idle. */
+typedef struct gates {
+  float shift[ANX_STRIDED], low[ANX_STRIDED], high[ANX_STRIDED]; /* act(X) = s min(high, max(low, X + shift)) */
+} gates;
+
+/* Gates of all channels; rows k0..k1-1 of the filter times s go to w. */
+static gates gates_of(const strided_map *m, float *restrict w, int k0, int k1) {
+  enum { BLOCK = 16 };
+  gates g;
+  float factor[ANX_STRIDED + BLOCK]; /* again and again, so that a block can begin with any channel */
+  const int channels = m->channels, first = 9 * k0 * channels, n = 9 * k1 * channels, turn = BLOCK % channels;
+  for (int c = 0; c < channels; c++) {
+    const float t = m->s ? m->t[c] : 0, s = m->s ? m->s[c] : 1, least = fabsf(t) * 0x1p-80f + 0x1p-126f; /* so that t / s is finite */
+    factor[c] = copysignf(least > fabsf(s) ? least : fabsf(s), s);
+    g.shift[c] = t / factor[c];
+    g.low[c] = m->s && factor[c] > 0 ? 0 : -INFINITY;
+    g.high[c] = m->s && factor[c] < 0 ? 0 : INFINITY;
+  }
+  for (int c = channels; c < channels + BLOCK; c++) factor[c] = factor[c - channels];
+  int i = first, c = 0;
+  for (; i + BLOCK <= n; i += BLOCK, c += c + turn < channels ? turn : turn - channels) {
+    for (int j = 0; j < BLOCK; j++) w[i + j] = m->w[i + j] * factor[c + j];
+  }
+  for (; i < n; i++, c++) w[i] = m->w[i] * factor[c];
+  return g;
+}
+
 /* Columns column..column+PB-1 of row p of outputs k..k+KB-1. In a row of the filter, the middle tap comes first. */
-AI void forward_tile(const strided_map *m, int p, int column, int k, const int KB, const int PB) {
-  const int left = column == 0, right = 2 * (column + PB) > m->w_in, active = m->s != NULL;
+AI void forward_tile(const strided_map *m, const gates *g, int p, int column, int k, const int KB, const int PB) {
+  const int left = column == 0, right = 2 * (column + PB) > m->w_in;
   const int from = p ? 0 : 1, to = 2 * p + 1 < m->rows_in ? 3 : 2;
   const size_t row = (size_t)m->w_in * 16, gi = (size_t)m->channels, filter = 9 * gi;
   const ptrdiff_t at = (2 * p - 1) * (ptrdiff_t)row + 32 * column;
@@ -61,20 +91,20 @@ AI void forward_tile(const strided_map *m, int p, int column, int k, const int K
     const stored *xc = m->x + at + l;
     const float *wc = m->w + (size_t)k * filter;
     for (int c = 0; c < m->channels; c++, xc += m->x_c, wc++) {
-      const vf s = vset(active ? m->s[c] : 0), t = vset(active ? m->t[c] : 0);
+      const vf shift = vset(g->shift[c]), low = vset(g->low[c]), high = vset(g->high[c]);
       const stored *x = xc + (size_t)from * row;
       const float *w = wc + (size_t)(3 * from) * gi;
       for (int r = from; r < to; r++, x += row, w += 3 * gi) {
         vf middle[KB_FORWARD], first[KB_FORWARD], last[KB_FORWARD]; /* a constant size: the compiler keeps other arrays in memory */
         UNROLL for (int i = 0; i < KB; i++) middle[i] = vset(w[(size_t)i * filter + gi]);
         UNROLL for (int j = 0; j < PB; j++) {
-          const vf v = active_input(x + 32 * j, active, s, t);
+          const vf v = vmin(high, vmax(low, aload(x + 32 * j) + shift));
           UNROLL for (int i = 0; i < KB; i++) a[i * PB + j] = vfma(middle[i], v, a[i * PB + j]);
         }
         UNROLL for (int i = 0; i < KB; i++) first[i] = vset(w[(size_t)i * filter]), last[i] = vset(w[(size_t)i * filter + 2 * gi]);
         UNROLL for (int j = 0; j <= PB; j++) { /* columns between outputs, with one before and one after */
           if ((j == 0 && left) || (j == PB && right)) continue;
-          const vf v = active_input(x + 32 * j - 16, active, s, t);
+          const vf v = vmin(high, vmax(low, aload(x + 32 * j - 16) + shift));
           UNROLL for (int i = 0; i < KB; i++) {
             if (j > 0) a[i * PB + j - 1] = vfma(last[i], v, a[i * PB + j - 1]);
             if (j < PB) a[i * PB + j] = vfma(first[i], v, a[i * PB + j]);
@@ -109,24 +139,24 @@ AI void forward_tile(const strided_map *m, int p, int column, int k, const int K
 }
 
 #define FORWARD_TILE(KB, PB) \
-  static __attribute__((noinline)) void forward_##KB##_##PB(const strided_map *m, int p, int end, int column, int k) { \
-    for (; p < end; p++) forward_tile(m, p, column, k, KB, PB);                                                         \
+  static __attribute__((noinline)) void forward_##KB##_##PB(const strided_map *m, const gates *g, int p, int end, int column, int k) { \
+    for (; p < end; p++) forward_tile(m, g, p, column, k, KB, PB);                                                      \
   }
 FORWARD_SIZES(FORWARD_TILE)
 
 #define FORWARD_NAME(KB, PB) [KB][PB] = forward_##KB##_##PB,
-typedef void (*forward_fn)(const strided_map *, int p, int end, int column, int k);
+typedef void (*forward_fn)(const strided_map *, const gates *, int p, int end, int column, int k);
 static const forward_fn forward_table[KB_FORWARD + 1][15] = {FORWARD_SIZES(FORWARD_NAME)};
 
 /* Output channels k0..k1-1. */
-static void forward(const strided_map *m, int k0, int k1) {
+static void forward(const strided_map *m, const gates *g, int k0, int k1) {
   const int most = forward_width[anx_part(k1 - k0, KB_FORWARD, 0)], rows = m->columns <= most && k1 - k0 <= KB_FORWARD ? m->rows : 1;
   for (int p = 0; p < m->rows; p += rows) {
     for (int column = 0, pb; column < m->columns; column += pb) {
       pb = anx_part(m->columns, most, column);
       for (int k = k0, kb; k < k1; k += kb) {
         kb = anx_part(k1 - k0, KB_FORWARD, k - k0);
-        forward_table[kb][pb](m, p, p + rows, column, k);
+        forward_table[kb][pb](m, g, p, p + rows, column, k);
       }
     }
   }
@@ -263,6 +293,9 @@ void FN(anx_strided_forward)(const anx_call *call, const anx_share *share, float
     return;
   }
   if (m.sums) memset(m.sums + 32 * share->k0, 0, (size_t)(share->k1 - share->k0) * 32 * sizeof(float));
-  forward(&m, share->k0, share->k1);
+  float *w = scratch + 32 * m.outputs;
+  const gates g = gates_of(&m, w, share->k0, share->k1);
+  m.w = w;
+  forward(&m, &g, share->k0, share->k1);
   if (m.sums) anx_store_partials(partial, m.sums + 32 * share->k0, share->k1 - share->k0);
 }

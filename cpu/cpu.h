@@ -22,6 +22,7 @@
 #define ANX_NARROW 4      /* channels of the widest group that conv_narrow.c takes */
 #define ANX_ROWS 32       /* channels of the widest group that row_weights.c takes */
 #define ANX_END_CHANNELS 48 /* of an input gradient that a block ends with, in the second level cache */
+#define ANX_STRIDED 32      /* channels of the widest group that conv_strided.c takes */
 #define ANX_STRIDED_STRIP 6 /* channels of the widest group whose forward pass conv_strided.c computes in strips */
 #define ANX_STEM_PIXELS 16   /* whose gradient conv_stem.c has in the first level cache (bf16: twice as many), */
 #define ANX_STEM_CHANNELS 32 /* of so many channels */

@@ -37,6 +37,7 @@ AI void vstream(float *p, vf a) { _mm512_stream_ps(p, a); } /* past the caches *
 AI vf vset(float a) { return _mm512_set1_ps(a); }
 AI vf vfma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 AI vf vmax(vf a, vf b) { return _mm512_max_ps(a, b); } /* b if either is NaN */
+AI vf vmin(vf a, vf b) { return _mm512_min_ps(a, b); } /* likewise */
 AI vf vkeep_gt(vf value, vf a, vf b) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), value); }
 AI vf vselect_gt(vf a, vf b, vf yes, vf no) { return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), yes); }
 AI vf vkeep_eq(vf value, vf a, vf b) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), value); }
@@ -53,6 +54,7 @@ AI void vstream(float *p, vf a) { _mm256_stream_ps(p, a); }
 AI vf vset(float a) { return _mm256_set1_ps(a); }
 AI vf vfma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 AI vf vmax(vf a, vf b) { return _mm256_max_ps(a, b); }
+AI vf vmin(vf a, vf b) { return _mm256_min_ps(a, b); }
 AI vf vkeep_gt(vf value, vf a, vf b) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ), value); }
 AI vf vselect_gt(vf a, vf b, vf yes, vf no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
 AI vf vkeep_eq(vf value, vf a, vf b) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ), value); }
@@ -76,6 +78,7 @@ AI vf vfma(vf a, vf b, vf c) { return a * b + c; } /* two roundings: another dev
 #endif
 AI vf vblend(vmask m, vf yes, vf no) { return (vf)(((vmask)yes & m) | ((vmask)no & ~m)); }
 AI vf vmax(vf a, vf b) { return vblend(a > b, a, b); }
+AI vf vmin(vf a, vf b) { return vblend(a < b, a, b); }
 AI vf vkeep_gt(vf value, vf a, vf b) { return (vf)((vmask)value & (a > b)); }
 AI vf vselect_gt(vf a, vf b, vf yes, vf no) { return vblend(a > b, yes, no); }
 AI vf vkeep_eq(vf value, vf a, vf b) { return (vf)((vmask)value & (a == b)); }

@@ -2,8 +2,10 @@ package conformance
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 
@@ -105,6 +107,16 @@ func TestCPULargeActivations(t *testing.T) {
 	for _, c := range append(largeCases(), sheetCases()...) {
 		t.Run(c.Name, func(t *testing.T) { agree(t, ref, contexts, &c) })
 	}
+}
+
+// TestCPUFactorsOfZero: at stride 2 wide groups divide by the factors of the activation.
+func TestCPUFactorsOfZero(t *testing.T) {
+	c := convFwd(grouped(16, 5, 5, 2, 8, 2), convOptions{affine: true, sums: true})
+	factors := c.Tensors[c.Ops[0].In[1]].Data
+	for i, s := range []float32{0, float32(math.Copysign(0, -1)), 1e-30, -1e-30, math.SmallestNonzeroFloat32} {
+		binary.LittleEndian.PutUint32(factors[4*i:], math.Float32bits(s))
+	}
+	agree(t, reference(t), cpuContexts(t, 1, 3), &c)
 }
 
 // TestCPUEndsBlocks: an input gradient that a block ends with is never written where nobody else reads it and the convolution is wide.
