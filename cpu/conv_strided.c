@@ -19,15 +19,15 @@
  *
  * Percent of the FMA peak on a Zen 5 (264 GFLOP/s of one core), batch 16, machine quiet; forward / both gradients / weight gradient alone:
  *        28 px, 128 channels    14 px, 256 channels    7 px, 512 channels
- *   g 1  34 / 21 / 23           27 / 18 / 22           23 / 17 / 17
- *   g 2  56 / 37 / 44           53 / 34 / 43           52 / 32 / 35
- *   g 3  67 / 49 / 56           66 / 43 / 55           69 / 43 / 45
- *   g 4  72 / 52 / 54           69 / 49 / 55           73 / 50 / 52
- *   g 5  75 / 58 / 62           70 / 54 / 59           75 / 55 / 55
- *   g 6  76 / 63 / 68           73 / 60 / 64           83 / 57 / 57
- *   g 7  78 / 63 / 63           73 / 59 / 64           88 / 60 / 58
- *   g 8  85 / 64 / 68           83 / 62 / 64           97 / 61 / 59
- *   g 32 94 / 73 / 68           97 / 74 / 72          120 / 66 / 59
+ *   g 1  34 / 22 / 23           27 / 20 / 22           23 / 18 / 17
+ *   g 2  56 / 38 / 44           53 / 34 / 43           52 / 33 / 35
+ *   g 3  67 / 52 / 56           66 / 45 / 55           69 / 44 / 45
+ *   g 4  72 / 55 / 54           69 / 52 / 55           73 / 51 / 52
+ *   g 5  75 / 61 / 62           70 / 57 / 59           75 / 56 / 55
+ *   g 6  76 / 65 / 68           73 / 61 / 64           83 / 59 / 57
+ *   g 7  78 / 65 / 63           73 / 62 / 64           88 / 61 / 58
+ *   g 8  85 / 67 / 68           83 / 64 / 64           97 / 61 / 59
+ *   g 32 94 / 72 / 68           97 / 75 / 72          120 / 66 / 59
  * What bounds it: docs/performance.md, "Grouped 3x3, stride 2". AVX2 has room for one column of a strip at g = 4 to 6: forward at g = 4 61 -> 59 and 64 -> 53
  *   at 28 and 14 px, g = 6 59 -> 57 and 62 -> 59 beside tiles of the other kind; g = 2 gained 8, g = 3 and 5 -1 to +8.
  */

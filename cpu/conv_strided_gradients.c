@@ -84,9 +84,14 @@ AI void gradient_emit(const strided_map *m, vf *a, size_t at, int c, int n, vf *
       sums[1] = vfma(a[p], x - mean, sums[1]);
     }
   }
-  UNROLL for (int p = 0; p < 2 * PB; p++) {
-    if (p == 2 * PB - 1 && p >= n) break;
-    awrite(m->out + at + 16 * p, a[p], m->stream);
+  stored *out = m->out + at;
+  const int last = 2 * PB - 1, whole = last < n;
+  if (m->stream) {
+    UNROLL for (int p = 0; p < last; p++) awrite(out + 16 * p, a[p], 1);
+    if (whole) awrite(out + 16 * last, a[last], 1);
+  } else {
+    UNROLL for (int p = 0; p < last; p++) awrite(out + 16 * p, a[p], 0);
+    if (whole) awrite(out + 16 * last, a[last], 0);
   }
 }
 
