@@ -394,7 +394,7 @@ class Stages:
     def ops(self):
         def measure():
             self.report["ops"] = self.ours.json("bench", "ops", "--seconds", str(self.mode["ops"]))
-        return [("single ops", 1200 * self.mode["ops"] + 60, measure)]
+        return [("single ops", 1900 * self.mode["ops"] + 60, measure)]
 
     def all(self, only):
         """(name, parts of it), the most valuable first. Parts are made when their turn comes: the disturbed ones are not known before."""

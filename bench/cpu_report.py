@@ -150,7 +150,7 @@ def by_map(report, family, label, chosen, field):
     for p in PASSES:
         cells = []
         for size in SIZES:
-            v = [o[field] for o in report["ops"]["ops"] if o["family"] == family and o["pass"] == p and o["size"] == size and o["stride"] == 1 and o.get(field) and chosen(o)]
+            v = [o[field] for o in report["ops"]["ops"] if o["family"] == family and o["pass"] == p and o["size"] == size and o.get(field) and chosen(o)]
             cells.append("" if not v else percent(v[0]) if len(v) == 1 else f"{100 * min(v):.0f}-{100 * statistics.median(v):.0f}-{100 * max(v):.0f} %")
         rows.append([label, p, *cells])
     return rows
@@ -160,13 +160,13 @@ def ops(report):
     if not report.get("ops"):
         return "Single ops were not measured in this run.\n"
     head = ["op", "pass", *(f"{s} px" for s in SIZES)]
-    grouped = lambda field: (by_map(report, "grouped", "grouped 3x3, g = 1", lambda o: o["group"] == 1, field)
-                             + by_map(report, "grouped", "grouped 3x3, g = 2..32", lambda o: o["group"] > 1, field))
+    grouped = lambda field: sum((by_map(report, "grouped", f"grouped 3x3, stride {stride}, g {label}", lambda o: o["stride"] == stride and (o["group"] == 1) == (label == "= 1"), field)
+                                 for stride in (1, 2) for label in ("= 1", "= 2..32")), [])
     text = "Lowest, median and highest fraction of the FMA peak; batches of 16 images on maps of 56 to 7 pixels, 128 on those of 8 to 1; `bwd` is both gradients, `wgrad` the weight's alone,\n"
     text += "`dgrad` their difference in time. FLOPs are counted as everywhere: every tap of the filter.\n\n"
-    text += table(head, grouped("fraction_of_peak") + by_map(report, "1x1", "1x1", lambda o: True, "fraction_of_peak")) + "\n"
+    text += table(head, grouped("fraction_of_peak") + by_map(report, "1x1", "1x1", lambda o: o["stride"] == 1, "fraction_of_peak")) + "\n"
     text += "The same with only those taps counted that meet the map, the work that has to be done:\n\n" + table(head, grouped("fraction_inside")) + "\n"
-    rest = [o for o in report["ops"]["ops"] if o["family"].startswith("stem") or o["family"] == "head" or o["stride"] > 1]
+    rest = [o for o in report["ops"]["ops"] if o["family"].startswith("stem") or o["family"] == "head" or o["family"] == "1x1" and o["stride"] > 1]
     text += table(["op", "pass", "us", "of peak"], [[o["op"], o["pass"], f"{o['us']:.0f}", percent(o.get("fraction_of_peak"))] for o in rest if o.get("fraction_of_peak")]) + "\n"
     moved = [o for o in report["ops"]["ops"] if o.get("fraction_of_copy")]
     return text + table(["op", "pass", "us", "GB/s", "of the copy bandwidth"], [[o["op"], o["pass"], f"{o['us']:.0f}", f"{o['gb_per_s']:.1f}", percent(o["fraction_of_copy"])] for o in moved])
@@ -211,11 +211,11 @@ def pictures(report, stem):
                                                       "PyTorch at its best, images/s", "anynetx, images/s", [(1, "equal"), (gate, f"{gate}x"), (2 * gate, f"{2 * gate:g}x")],
                                                       [(colors["default"], "default space"), (colors["integer"], "group widths 1..32")]))
             names.append(path)
-    if report.get("ops"):
-        lines = [(size, {o["group"]: o["fraction_inside"] for o in report["ops"]["ops"] if o["family"] == "grouped" and o["stride"] == 1 and o["size"] == size and o["pass"] == "fwd"})
+    for stride in (1, 2) if report.get("ops") else ():
+        lines = [(size, {o["group"]: o["fraction_inside"] for o in report["ops"]["ops"] if o["family"] == "grouped" and o["stride"] == stride and o["size"] == size and o["pass"] == "fwd"})
                  for size in SIZES]
-        path = f"{stem}-groups.svg"
-        pathlib.Path(path).write_text(svg.lines(lines, "Grouped 3x3, forward: fraction of the FMA peak (taps that meet the map) by group width", "group width", "of the peak"))
+        path = f"{stem}-groups-stride-{stride}.svg"
+        pathlib.Path(path).write_text(svg.lines(lines, f"Grouped 3x3, stride {stride}, forward: fraction of the FMA peak (taps that meet the map) by group width", "group width", "of the peak"))
         names.append(path)
     return names
 

@@ -54,19 +54,15 @@ func opCases() []opCase {
 		}
 		list = append(list, o)
 	}
-	for _, m := range mapSizes {
-		for g := 1; g <= 32; g++ {
-			width := g * int(math.RoundToEven(float64(m.channels)/float64(g)))
-			conv(opCase{family: "grouped", batch: m.batch, size: m.size, c: width, k: width, r: 3, stride: 1, group: g, act: true})
-		}
-	}
-	for _, m := range mapSizes {
-		if m.size == 1 {
-			continue
-		}
-		for _, g := range []int{1, 3, 8, 16, 32} {
-			width := g * int(math.RoundToEven(float64(m.channels)/float64(g)))
-			conv(opCase{family: "grouped", batch: m.batch, size: m.size, c: width, k: width, r: 3, stride: 2, group: g, act: true})
+	for _, stride := range []int{1, 2} {
+		for _, m := range mapSizes {
+			if m.size < stride {
+				continue
+			}
+			for g := 1; g <= 32; g++ {
+				width := g * int(math.RoundToEven(float64(m.channels)/float64(g)))
+				conv(opCase{family: "grouped", batch: m.batch, size: m.size, c: width, k: width, r: 3, stride: stride, group: g, act: true})
+			}
 		}
 	}
 	for _, m := range mapSizes {
