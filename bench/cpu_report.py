@@ -15,6 +15,16 @@ import svg
 BEGIN, END = "<!-- begin: written by bench/cpu_report.py -->", "<!-- end -->"
 GATES = {(32, "fp32"): 1.7, (224, "fp32"): 1.4, (32, "bf16"): 2.0, (224, "bf16"): 1.5}
 WORST = 1.1
+LARGE, SMALL = (28, 14, 7), (4, 2, 1)
+
+
+def op_gate(o):
+    """The least fraction of the peak that is asked of an op, if any."""
+    if o["family"] == "grouped" and o["group"] > 1 and o["size"] in LARGE:
+        return {"fwd": 0.70, "wgrad": 0.55}.get(o["pass"])
+    if o["family"] == "1x1" and o["pass"] in ("fwd", "bwd"):
+        return 0.75 if o["size"] in LARGE else 0.60 if o["size"] in SMALL else None
+    return None
 
 
 def harmonic(values):
@@ -166,6 +176,10 @@ def ops(report):
     text += "`dgrad` their difference in time. FLOPs are counted as everywhere: every tap of the filter.\n\n"
     text += table(head, grouped("fraction_of_peak") + by_map(report, "1x1", "1x1", lambda o: o["stride"] == 1, "fraction_of_peak")) + "\n"
     text += "The same with only those taps counted that meet the map, the work that has to be done:\n\n" + table(head, grouped("fraction_inside")) + "\n"
+    asked = [(o, op_gate(o)) for o in report["ops"]["ops"] if op_gate(o)]
+    below = [[o["op"], o["pass"], f"{100 * o['fraction_of_peak']:.1f} %", percent(gate)] for o, gate in asked if o["fraction_of_peak"] < gate]
+    text += "Gates: grouped 3x3 with g = 2..32 on maps of 28, 14 and 7 px 70 % forward, 55 % the weight gradient alone; 1x1 75 % there and 60 % on smaller ones, forward and both gradients.\n"
+    text += f"{len(asked) - len(below)} of {len(asked)} reach them" + ("; what bounds the others: `docs/cpu.md`.\n\n" + table(["op", "pass", "of the peak", "gate"], below) if below else ".\n") + "\n"
     rest = [o for o in report["ops"]["ops"] if o["family"].startswith("stem") or o["family"] == "head" or o["family"] == "1x1" and o["stride"] > 1]
     text += table(["op", "pass", "us", "of peak"], [[o["op"], o["pass"], f"{o['us']:.0f}", percent(o.get("fraction_of_peak"))] for o in rest if o.get("fraction_of_peak")]) + "\n"
     moved = [o for o in report["ops"]["ops"] if o.get("fraction_of_copy")]

@@ -28,7 +28,7 @@
  *   g 7  78 / 65 / 63           73 / 62 / 64           88 / 61 / 58
  *   g 8  85 / 67 / 68           83 / 64 / 64           97 / 61 / 59
  *   g 32 94 / 72 / 68           97 / 75 / 72          120 / 66 / 59
- * What bounds it: docs/performance.md, "Grouped 3x3, stride 2". AVX2 has room for one column of a strip at g = 4 to 6: forward at g = 4 61 -> 59 and 64 -> 53
+ * What bounds it: docs/cpu.md, "Grouped 3x3, stride 2". AVX2 has room for one column of a strip at g = 4 to 6: forward at g = 4 61 -> 59 and 64 -> 53
  *   at 28 and 14 px, g = 6 59 -> 57 and 62 -> 59 beside tiles of the other kind; g = 2 gained 8, g = 3 and 5 -1 to +8.
  */
 #include <math.h>

@@ -4,7 +4,7 @@
  * All image blocks of a channel are contiguous, so that a 1x1 convolution sees one long row of N/16 H W pixels however small the map is.
  * The channel stride is an odd number of vectors: channels never share an L1 set by being a multiple of 4 KB apart.
  * A large batch lies in memory as two sheets, each the layout above for half of the images, one after the other. Two threads then write far from each
- * other: where halves of channels alternate, a core's prefetchers fetch what the other is about to write, 9 times slower (docs/performance.md).
+ * other: where halves of channels alternate, a core's prefetchers fetch what the other is about to write, 9 times slower (docs/cpu.md).
  */
 #ifndef ANX_CPU_H
 #define ANX_CPU_H

@@ -14,7 +14,7 @@ static void update(void *argument, int chunk, int thread) {
   const float unscale = scale ? scale[ANX_UNSCALE] : 1, rate = (float)call->slot[0], momentum = op->f[0], decay = op->f[1];
   const int nesterov = (op->flags & ANX_NESTEROV) != 0;
   const vf vi = vset(unscale), vr = vset(-rate), vm = vset(momentum), vd = vset(decay), one = vset(1.0f);
-  /* All threads have read the weights: to write such a line takes one 4 ns, past the caches 1 (docs/performance.md). */
+  /* All threads have read the weights: to write such a line takes one 4 ns, past the caches 1 (docs/cpu.md). */
   const int stream = anx_pool_threads(call->pool) > 1 && (uintptr_t)w % 64 == 0;
   vf bad = vzero();
   size_t i = first;

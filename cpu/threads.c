@@ -2,7 +2,7 @@
  *
  * Every thread begins with its share of a job: the same fraction of the indices in every job. Tasks follow the pixels where they can, so that an op
  * finds in a core's caches what the op before has left there; cores may lie so far apart that what another has written comes no faster than from
- * memory (measured: docs/performance.md). Who is done takes tasks from the end of another's share. A job is over once its tasks are: nobody waits for
+ * memory (measured: docs/cpu.md). Who is done takes tasks from the end of another's share. A job is over once its tasks are: nobody waits for
  * a worker that has none, so one whose core has other things to do holds up only the task that it is at.
  * Shares and replies lie apart, so that nobody's line is touched while he works alone.
  * Workers spin for some tens of microseconds after a job, since ops follow each other closely, and then sleep. A pool of one thread has no workers
