@@ -71,7 +71,7 @@ func smallNetwork(t *testing.T) *anynetx.Network {
 }
 
 // train is some epochs over so many images, 16 a step; the results and the state's bytes.
-func train(t *testing.T, ctx *bindings.Context, n *anynetx.Network, dtype string, images, epochs int) ([]engine.EpochResult, []byte) {
+func train(t *testing.T, ctx *bindings.Context, n *anynetx.Network, dtype string, seed uint64, images, epochs int) ([]engine.EpochResult, []byte) {
 	t.Helper()
 	data, err := engine.LoadData(ctx, patterns(n.Setting.Resolution, n.Setting.Classes, images, 24))
 	if err != nil {
@@ -80,7 +80,7 @@ func train(t *testing.T, ctx *bindings.Context, n *anynetx.Network, dtype string
 	defer data.Close()
 	r := engine.DefaultRecipe()
 	r.Batch, r.PreciseBNImages, r.LearningRate, r.WarmupEpochs = 16, 32, 0.02, 0
-	trainer, err := engine.NewTrainer(ctx, engine.Config{Network: n, Recipe: r, Epochs: epochs, DType: dtype, Seed: 7, Task: "patterns"}, data)
+	trainer, err := engine.NewTrainer(ctx, engine.Config{Network: n, Recipe: r, Epochs: epochs, DType: dtype, Seed: seed, Task: "patterns"}, data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,8 +117,8 @@ func TestTraining(t *testing.T) {
 			}
 			t.Run(fmt.Sprint(n.Setting.Stem, " ", dtype), func(t *testing.T) {
 				reference, cuda := open(t, "reference"), open(t, backend())
-				want, _ := train(t, reference, n, dtype, 64, 2)
-				got, state := train(t, cuda, n, dtype, 64, 2)
+				want, _ := train(t, reference, n, dtype, 7, 64, 2)
+				got, state := train(t, cuda, n, dtype, 7, 64, 2)
 				for i := range want {
 					for _, pair := range [][2]float64{{got[i].TrainLoss, want[i].TrainLoss}, {got[i].TestLoss, want[i].TestLoss}} {
 						if !(math.Abs(pair[0]-pair[1]) <= tolerance*math.Abs(pair[1])) {
@@ -126,7 +126,7 @@ func TestTraining(t *testing.T) {
 						}
 					}
 				}
-				if _, again := train(t, cuda, n, dtype, 64, 2); !bytes.Equal(state, again) {
+				if _, again := train(t, cuda, n, dtype, 7, 64, 2); !bytes.Equal(state, again) {
 					t.Error("the second training ended in other bits")
 				}
 				t.Logf("train losses %.6f %.6f, reference %.6f %.6f; test losses %.6f %.6f, reference %.6f %.6f", got[0].TrainLoss, got[1].TrainLoss, want[0].TrainLoss, want[1].TrainLoss,
@@ -144,9 +144,9 @@ func TestLearns(t *testing.T) {
 	if backend() == "cuda" {
 		epochs, dtypes = 7, []string{"fp32", "fp16", "bf16"}
 	}
-	want, _ := train(t, cpu, n, "fp32", 128, epochs)
+	want, _ := train(t, cpu, n, "fp32", 7, 128, epochs)
 	for _, dtype := range dtypes {
-		got, _ := train(t, cuda, n, dtype, 128, epochs)
+		got, _ := train(t, cuda, n, dtype, 7, 128, epochs)
 		for i := range want {
 			t.Logf("%s, epoch %d: train loss %.4f, test loss %.4f; in fp32 on the CPU %.4f, %.4f", dtype, i, got[i].TrainLoss, got[i].TestLoss, want[i].TrainLoss, want[i].TestLoss)
 			if !(math.Abs(got[i].TrainLoss-want[i].TrainLoss) <= 0.05) {
@@ -159,15 +159,29 @@ func TestLearns(t *testing.T) {
 	}
 }
 
-// TestFiftySteps: after 50 steps in fp32 the losses are still those of the CPU back end.
+// TestFiftySteps: in fp32 the losses of five trainings of ten steps are those of the CPU back end. Where another order of sums turns a ReLU on or off, the
+// two part: by up to 3e-4 after ten steps, in one training of twenty to ten, and by up to 7e-2 after fifty, in a third to half of them (reference beside
+// two versions of the CPU back end, 40 seeds). So most must agree as closely as numbers are stored, and all nearly.
 func TestFiftySteps(t *testing.T) {
 	n := networks(t)[2]
-	want, _ := train(t, open(t, "cpu"), n, "fp32", 400, 2)
-	got, _ := train(t, open(t, backend()), n, "fp32", 400, 2)
-	for i := range want {
-		t.Logf("epoch %d: train loss %.6f, test loss %.6f; CPU: %.6f, %.6f", i, got[i].TrainLoss, got[i].TestLoss, want[i].TrainLoss, want[i].TestLoss)
-		if !(math.Abs(got[i].TrainLoss-want[i].TrainLoss) <= 1e-2 && math.Abs(got[i].TestLoss-want[i].TestLoss) <= 1e-2) {
-			t.Errorf("epoch %d: train loss %.6f and test loss %.6f, on the CPU %.6f and %.6f", i, got[i].TrainLoss, got[i].TestLoss, want[i].TrainLoss, want[i].TestLoss)
+	cpu, device := open(t, "cpu"), open(t, backend())
+	const trainings = 5
+	var apart []float64
+	for seed := range uint64(trainings) {
+		want, _ := train(t, cpu, n, "fp32", 7+seed, 160, 1)
+		got, _ := train(t, device, n, "fp32", 7+seed, 160, 1)
+		apart = append(apart, max(math.Abs(got[0].TrainLoss-want[0].TrainLoss), math.Abs(got[0].TestLoss-want[0].TestLoss)))
+		t.Logf("seed %d: train loss %.7f, test loss %.7f; CPU: %.7f, %.7f", 7+seed, got[0].TrainLoss, got[0].TestLoss, want[0].TrainLoss, want[0].TestLoss)
+	}
+	near := func(most float64) (count int) {
+		for _, v := range apart {
+			if v <= most {
+				count++
+			}
 		}
+		return count
+	}
+	if near(1e-5) <= trainings/2 || near(1e-2) < trainings {
+		t.Errorf("the losses of %d trainings are apart from the CPU's by %.1e", trainings, apart)
 	}
 }
