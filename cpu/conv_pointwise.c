@@ -13,8 +13,8 @@
  *   a vector from memory (28 GB/s; one long run: 53) and takes 7 when the rows are brought near while the slice before is computed (anx_ahead).
  * The end of the block before, where it is one with the convolution (fuse.c): join_fwd in the registers of the first block of channels, join_bwd in rows,
  *   right behind the tiles of 48 channels.
- * Measured (Zen 5, one core, fp32, idle, lowest-median-highest of the peak): forward 85-91-93, 90-93-94, 93-94-97 % at 28, 14, 7 px, 70-86-91 % at 8 px,
- *   83-96 % below; both gradients 70-83-87, 80-87-89, 85-87-89 %, 61-74-83 %, 70-86 %; at 56 px 74-86-90 and 51-73-82 %.
+ * Measured (Zen 5, one core, fp32, idle, lowest-median-highest of the peak): forward 84-90-93, 90-93-95, 94-94-97 % at 28, 14, 7 px, 70-85-91 % at 8 px,
+ *   84-97 % below; both gradients 69-84-87, 80-86-89, 84-88-89 %, 60-74-83 %, 70-86 %; at 56 px 73-86-91 and 50-71-82 %.
  * What bounds the rest: D takes 7 cycles a vector (two lines in, one out) and serves C cycles of multiply-adds of both gradients: 15 % of 32->128 at
  *   28 px, the lowest there, and 30 % of 16->64 at 56 px. Writing results and first reads add 3 to 4 cycles an output vector.
  * Tried, no faster: forming D four pixels at a time; or behind the multiply-adds of the first block, as forward does: 38->152 at 8 px 71 -> 74 %, but
