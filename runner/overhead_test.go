@@ -106,8 +106,8 @@ func TestSchedulerOverhead(t *testing.T) {
 	if whole && perRun > 1 {
 		t.Errorf("the coordinator takes %.2f ms of processor a run, may take 1 ms", perRun)
 	}
-	if share > 0.2 {
-		t.Errorf("the coordinator takes %.2f of what the workers take of the processor, may take 0.2", share)
+	if share > 0.125 {
+		t.Errorf("the coordinator takes %.2f of what the workers take of the processor, may take 0.125", share)
 	}
 	if u.PeakBytes > 200e6 {
 		t.Errorf("the coordinator takes %d MB, may take 200", u.PeakBytes/1e6)

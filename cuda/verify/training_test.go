@@ -160,7 +160,7 @@ func TestLearns(t *testing.T) {
 }
 
 // TestFiftySteps: in fp32 the losses of five trainings of ten steps are those of the CPU back end. Where another order of sums turns a ReLU on or off, the
-// two part: by up to 3e-4 after ten steps, in one training of twenty to ten, and by up to 7e-2 after fifty, in a third to half of them (reference beside
+// two part: by up to 3e-4 after ten steps, in one training of twenty to ten, and by up to 7e-2 after fifty, in a third to over half of them (reference beside
 // two versions of the CPU back end, 40 seeds). So most must agree as closely as numbers are stored, and all nearly.
 func TestFiftySteps(t *testing.T) {
 	n := networks(t)[2]
